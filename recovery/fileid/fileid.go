@@ -1,0 +1,241 @@
+// Package fileid names a backing file in a way that survives renames, remounts
+// and reboots, and names the filesystem that it lives on.
+package fileid
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ID is the identity of a backing file within its filesystem. Two live files
+// never have equal IDs; an inode number that was freed and used again gives a
+// new ID wherever the filesystem has file handles or birth times.
+type ID struct {
+	Ino   uint64 `json:"ino"`
+	Btime int64  `json:"btime,omitempty"` // birth time, ns since 1970; 0 if the filesystem keeps none
+	// Handle is name_to_handle_at's answer, "type:hex"; empty if the
+	// filesystem has no file handles that last (FUSE).
+	Handle string `json:"handle,omitempty"`
+}
+
+// Key is a short string that is equal exactly for equal IDs; it is what
+// ledger and journal are keyed by.
+func (id ID) Key() string {
+	return strconv.FormatUint(id.Ino, 16) + "." + strconv.FormatInt(id.Btime, 16) + "." + id.Handle
+}
+
+func (id ID) String() string { return fmt.Sprintf("inode %d", id.Ino) }
+
+// same reports whether found agrees with id in all that id knows: it may be
+// from a kernel or server that told less.
+func (id ID) same(found ID) bool {
+	return found.Ino == id.Ino &&
+		(id.Btime == 0 || found.Btime == id.Btime) &&
+		(id.Handle == "" || found.Handle == id.Handle)
+}
+
+// Of asks the kernel for the identity of the file open at fd (O_PATH will do).
+func Of(fd int) (ID, error) {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_BTIME, &st)
+	if err != nil {
+		return ID{}, fmt.Errorf("statx: %w", err)
+	}
+	id := ID{Ino: st.Ino}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		id.Btime = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
+	}
+	h, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	switch {
+	case err == nil && unstable(fd, h.Type()):
+	case err == nil:
+		id.Handle = strconv.Itoa(int(h.Type())) + ":" + hex.EncodeToString(h.Bytes())
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EOVERFLOW), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
+		// No handles here: inode and birth time have to do.
+	default:
+		return ID{}, fmt.Errorf("name_to_handle_at: %w", err)
+	}
+	return id, nil
+}
+
+// unstable reports whether handles of this type don't outlive the kernel's cache:
+// those of FUSE hold the node ID that its server made up for now, and a live
+// file may be ESTALE through them. XFS uses one of the two types as well.
+func unstable(fd int, handleType int32) bool {
+	const ino64Gen, ino64GenParent = 0x81, 0x82 // include/linux/exportfs.h
+	if handleType != ino64Gen && handleType != ino64GenParent {
+		return false
+	}
+	var st unix.Statfs_t
+	return unix.Fstatfs(fd, &st) == nil && uint32(st.Type) == unix.FUSE_SUPER_MAGIC
+}
+
+// ErrGone says that no file with the wanted identity exists any more.
+var ErrGone = errors.New("the file is gone")
+
+// Open opens the file with the identity id on the filesystem of root, by its
+// handle, or, where handles can't be used (none kept, or no
+// CAP_DAC_READ_SEARCH), by its last known path below root. The identity is
+// checked after opening. The error is ErrGone if the file was removed or
+// another one is found in its place.
+func Open(root int, id ID, path string, flags int) (int, error) {
+	fd, err := openHandle(root, id, flags)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		fd, err = openPath(root, id, path, flags)
+	}
+	if errors.Is(err, ErrGone) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return -1, fmt.Errorf("%s %s: %w", id, path, ErrGone)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("opening %s %s: %w", id, path, err)
+	}
+	if err := check(fd, id); err != nil {
+		_ = unix.Close(fd) // nothing was written through it
+		return -1, fmt.Errorf("%s %s: %w", id, path, err)
+	}
+	return fd, nil
+}
+
+// check tells whether the file open at fd is the one with the identity id.
+func check(fd int, id ID) error {
+	found, err := Of(fd)
+	if err != nil {
+		return err
+	}
+	if !id.same(found) {
+		return fmt.Errorf("another file is in its place: %w", ErrGone)
+	}
+	return nil
+}
+
+// openPath finds the file first and opens it then: opening whatever has its
+// name now (a FIFO, a device) could hang or have effects.
+func openPath(root int, id ID, path string, flags int) (int, error) {
+	found, err := unix.Openat2(root, path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(found)
+	if err := check(found, id); err != nil {
+		return -1, err
+	}
+	if flags&unix.O_PATH != 0 {
+		return unix.FcntlInt(uintptr(found), unix.F_DUPFD_CLOEXEC, 0)
+	}
+	return unix.Open("/proc/self/fd/"+strconv.Itoa(found), flags|unix.O_CLOEXEC, 0)
+}
+
+// Gone reports whether the file with the identity id on the filesystem of root is
+// known to exist no more. Where handles can't be used it is never known.
+func Gone(root int, id ID) bool {
+	fd, err := openHandle(root, id, unix.O_PATH)
+	if err != nil {
+		return errors.Is(err, unix.ESTALE)
+	}
+	defer unix.Close(fd)
+	return errors.Is(check(fd, id), ErrGone)
+}
+
+func openHandle(root int, id ID, flags int) (int, error) {
+	kind, data, ok := strings.Cut(id.Handle, ":")
+	if !ok {
+		return -1, unix.EOPNOTSUPP
+	}
+	t, err := strconv.ParseInt(kind, 10, 32)
+	if err != nil {
+		return -1, fmt.Errorf("file handle %q: %w", id.Handle, err)
+	}
+	raw, err := hex.DecodeString(data)
+	if err != nil {
+		return -1, fmt.Errorf("file handle %q: %w", id.Handle, err)
+	}
+	// open_by_handle_at refuses O_PATH descriptors as the mount.
+	mount, err := unix.Openat(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(mount)
+	return unix.OpenByHandleAt(mount, unix.NewFileHandle(int32(t), raw), flags|unix.O_CLOEXEC)
+}
+
+// Path is the path, relative to the directory root, by which the kernel knows
+// the file open at fd now; for a file without a name the last one it had.
+// It is for people and events, and the last resort of Open; empty if there is none.
+func Path(root, fd int) string {
+	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return ""
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil && st.Nlink == 0 {
+		path = strings.TrimSuffix(path, " (deleted)")
+	}
+	base, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(root))
+	if err != nil {
+		return path
+	}
+	if path == base {
+		return "."
+	}
+	if below, ok := strings.CutPrefix(path, strings.TrimSuffix(base, "/")+"/"); ok {
+		return below
+	}
+	return path // it was moved out of root: the whole path says so
+}
+
+// Filesystem is the name, the same after a reboot, of the filesystem that fd
+// lies on: its UUID, or where the kernel tells none (before 6.9: FS_IOC_GETFSUUID)
+// "fsid-" and statfs's f_fsid.
+func Filesystem(fd int) (string, error) {
+	if uuid, ok := uuidOf(fd); ok {
+		return uuid, nil
+	}
+	// A directory open with O_PATH can be opened again for the ioctl.
+	if dir, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+		defer unix.Close(dir)
+		if uuid, ok := uuidOf(dir); ok {
+			return uuid, nil
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return "", fmt.Errorf("fstatfs: %w", err)
+	}
+	if st.Fsid.Val != [2]int32{} {
+		return fmt.Sprintf("fsid-%08x%08x", uint32(st.Fsid.Val[0]), uint32(st.Fsid.Val[1])), nil
+	}
+	// Nothing that lasts: the device number is right until the next mount.
+	var sx unix.Stat_t
+	if err := unix.Fstat(fd, &sx); err != nil {
+		return "", fmt.Errorf("fstat: %w", err)
+	}
+	return fmt.Sprintf("dev-%x", sx.Dev), nil
+}
+
+func uuidOf(fd int) (string, bool) {
+	var uuid struct {
+		len  uint8
+		uuid [16]uint8
+	}
+	const fsIocGetFSUUID = 0x80111500 // _IOR(0x15, 0, struct fsuuid2), Linux 6.9
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsIocGetFSUUID, uintptr(unsafe.Pointer(&uuid)))
+	u := uuid.uuid
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16]), errno == 0 && uuid.len == 16 && u != [16]uint8{} // some images have none
+}
+
+// Short is a name of eight hexadecimal digits for text, for use in file names.
+func Short(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:4])
+}
