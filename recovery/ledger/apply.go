@@ -1,0 +1,275 @@
+package ledger
+
+import (
+	"github.com/tidwall/btree"
+
+	"github.com/mendfs/mendfs/recovery/fileid"
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+// file is what is known of one file. Until loaded, its rows are on disk only.
+type file struct {
+	id     fileid.ID
+	key    string
+	path   string
+	live   int // number of live rows, also before they are loaded
+	past   int // number of rows in the history
+	loaded bool
+	rows   btree.Map[int64, row] // offset → live row; disjoint
+	dirty  map[int64]struct{}    // offsets whose row, or its absence, is not on disk
+}
+
+// row is a live row without what its file and its offset say.
+type row struct {
+	id             uint64 // 0: gets one when it is put into the file
+	length         int64
+	first, changed int64 // ns since 1970
+	what           *kind
+}
+
+// kind is what many rows share; equal kinds are one (Ledger.kinds).
+type kind struct {
+	state         State
+	cause, source string
+	granularity   int64
+}
+
+// span is a row and where it is.
+type span struct {
+	ranges.Range
+	row
+}
+
+// past is a row that became history and is not on disk yet.
+type past struct {
+	file *file
+	span
+}
+
+func (w row) same(o row) bool {
+	return w.what == o.what && w.first == o.first && w.changed == o.changed
+}
+
+// apply changes memory; all files are loaded and nothing can fail. l.mu is held.
+func (l *Ledger) apply(c Change) {
+	now := l.now().UnixNano()
+	start := len(l.history)
+	for _, x := range c.Lost {
+		if !x.Range.Empty() {
+			l.lose(l.file(x.File, x.Path), x, now)
+		}
+	}
+	for _, m := range c.Moves {
+		if f := l.files[m.File.Key()]; f != nil {
+			l.see(f, m.Path)
+			l.move(f, m, now, start)
+		}
+	}
+	for _, id := range c.Close {
+		l.closed[id] = struct{}{}
+		l.closing = append(l.closing, id)
+	}
+}
+
+func (l *Ledger) lose(f *file, x Loss, now int64) {
+	what := l.kind(kind{state: Lost, cause: x.Cause, source: x.Source, granularity: x.Granularity})
+	pos := x.Range.Off
+	for _, s := range f.overlapping(x.Range) {
+		l.put(f, ranges.Between(pos, s.Off), row{first: now, changed: now, what: what})
+		pos = s.End()
+		if s.what.state == Lost {
+			continue
+		}
+		cut := s.Intersect(x.Range)
+		w := l.carve(f, s, cut)
+		w.what, w.changed = what, now
+		l.put(f, cut, w)
+	}
+	l.put(f, ranges.Between(pos, x.Range.End()), row{first: now, changed: now, what: what})
+}
+
+// move gives live bytes another state. History that this change has made
+// begins at index start.
+func (l *Ledger) move(f *file, m Move, now int64, start int) {
+	for _, s := range f.overlapping(m.Range) {
+		if s.what.state == m.To {
+			continue
+		}
+		cut := s.Intersect(m.Range)
+		w := l.carve(f, s, cut)
+		what := *w.what
+		what.state = m.To
+		w.what, w.changed = l.kind(what), now
+		if m.To.Live() {
+			l.put(f, cut, w)
+		} else {
+			l.remember(f, span{cut, w}, start)
+		}
+	}
+}
+
+// put adds a row where there is none, and joins it with neighbours that are
+// the same in all but place.
+func (l *Ledger) put(f *file, r ranges.Range, w row) {
+	if r.Empty() {
+		return
+	}
+	if left, ok := f.before(r.Off); ok && left.End() == r.Off && left.same(w) {
+		l.drop(f, left.Off)
+		r, w.id = ranges.Between(left.Off, r.End()), left.id
+	}
+	if right, ok := f.rows.Get(r.End()); ok && right.same(w) {
+		l.drop(f, r.End())
+		r.Len += right.length
+	}
+	l.set(f, r, w)
+}
+
+// carve takes cut, a part of s, out of the file. What is left of s keeps its
+// id in the first piece. The result is the row that cut was.
+func (l *Ledger) carve(f *file, s span, cut ranges.Range) row {
+	l.drop(f, s.Off)
+	w := s.row
+	for _, rest := range []ranges.Range{
+		ranges.Between(s.Off, cut.Off),
+		ranges.Between(cut.End(), s.End()),
+	} {
+		if !rest.Empty() {
+			l.set(f, rest, w)
+			w.id = 0
+		}
+	}
+	return w
+}
+
+// remember adds a row to the history, joined with the one before if this
+// change made that too and they are the same in all but place.
+func (l *Ledger) remember(f *file, s span, start int) {
+	if n := len(l.history); n > start {
+		last := &l.history[n-1]
+		if last.file == f && last.End() == s.Off && last.same(s.row) {
+			last.Len += s.Len
+			last.length = last.Len
+			return
+		}
+	}
+	s.row = l.named(s.row)
+	s.length = s.Len
+	l.history = append(l.history, past{f, s})
+	f.past++
+	l.touch(f)
+}
+
+func (l *Ledger) set(f *file, r ranges.Range, w row) {
+	w = l.named(w)
+	w.length = r.Len
+	f.rows.Set(r.Off, w)
+	f.live++
+	l.live.Add(1)
+	l.touchRow(f, r.Off)
+}
+
+func (l *Ledger) drop(f *file, off int64) {
+	f.rows.Delete(off)
+	f.live--
+	l.live.Add(-1)
+	l.touchRow(f, off)
+}
+
+func (l *Ledger) touchRow(f *file, off int64) {
+	l.touch(f)
+	if f.dirty == nil {
+		f.dirty = map[int64]struct{}{}
+	}
+	before := len(f.dirty)
+	f.dirty[off] = struct{}{}
+	l.dirtyRows += len(f.dirty) - before
+}
+
+func (l *Ledger) touch(f *file) { l.dirty[f] = struct{}{} }
+
+func (l *Ledger) named(w row) row {
+	if w.id == 0 {
+		w.id = l.nextID
+		l.nextID++
+	}
+	return w
+}
+
+// file is the entry for a file, made if there is none.
+func (l *Ledger) file(id fileid.ID, path string) *file {
+	key := id.Key()
+	f := l.files[key]
+	if f == nil {
+		f = &file{id: id, key: key, loaded: true}
+		l.files[key] = f
+	}
+	l.see(f, path)
+	return f
+}
+
+// see notes the path by which a file was seen last.
+func (l *Ledger) see(f *file, path string) {
+	if path != "" && path != f.path {
+		f.path = path
+		l.touch(f)
+	}
+}
+
+func (l *Ledger) kind(k kind) *kind {
+	shared := l.kinds[k]
+	if shared == nil {
+		shared = &k
+		l.kinds[k] = shared
+	}
+	return shared
+}
+
+// isNews reports whether losses name a byte that is not lost yet.
+func (l *Ledger) isNews(losses []Loss) bool {
+	for _, x := range losses {
+		lost := int64(0)
+		if f := l.files[x.File.Key()]; f != nil {
+			for _, s := range f.overlapping(x.Range) {
+				if s.what.state == Lost {
+					lost += s.Intersect(x.Range).Len
+				}
+			}
+		}
+		if lost < x.Range.Len {
+			return true
+		}
+	}
+	return false
+}
+
+// overlapping lists the live rows, whole, that have a byte in r.
+func (f *file) overlapping(r ranges.Range) []span {
+	var out []span
+	if r.Empty() {
+		return out
+	}
+	if s, ok := f.before(r.Off); ok && s.End() > r.Off {
+		out = append(out, s)
+	}
+	f.rows.Ascend(r.Off, func(off int64, w row) bool {
+		if off < r.End() {
+			out = append(out, spanOf(off, w))
+		}
+		return off < r.End()
+	})
+	return out
+}
+
+// before is the last row that begins before off.
+func (f *file) before(off int64) (s span, ok bool) {
+	f.rows.Descend(off-1, func(at int64, w row) bool {
+		s, ok = spanOf(at, w), true
+		return false
+	})
+	return s, ok
+}
+
+func spanOf(off int64, w row) span {
+	return span{ranges.Range{Off: off, Len: w.length}, w}
+}
