@@ -1,0 +1,196 @@
+package journal
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+
+	"github.com/mendfs/mendfs/recovery/fileid"
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+// SalvageLimit is how many bytes of images that are not pending are kept.
+const SalvageLimit = 64 << 20
+
+// Image is the best that is known of a page that can't be read.
+type Image struct {
+	Page    int64          // offset of the page in the file, bytes
+	Data    []byte         // one page
+	Missing []ranges.Range // bytes of Data that are zero because they could not be had; file offsets
+	Pending bool           // the medium refused the repair: not salvage but data owed
+}
+
+// Saved is an image and the file that it is of.
+type Saved struct {
+	File fileid.ID
+	Path string // when the image was saved; any bytes
+	Image
+}
+
+// SaveImage keeps the image of a page, in place of an older one. It is there at
+// once, and durable as the package comment says: a pending one on return, others
+// within a second. A page without one good byte is not kept. The error is
+// ErrSalvageFull when a new image would exceed SalvageLimit; pending ones don't
+// count.
+func (j *Journal) SaveImage(file fileid.ID, path string, im Image) error {
+	if !im.whole() {
+		return fmt.Errorf("journal: image of %d bytes at offset %d of %s: not a page", len(im.Data), im.Page, path)
+	}
+	if ranges.Of(im.Missing...).Contains(ranges.Page(im.Page)) {
+		return nil
+	}
+	r := Saved{file, path, im}.record()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if im.Pending {
+		return j.durable(r)
+	}
+	if old, ok := j.place(file.Key(), im.Page); (!ok || old.pending) && (j.state.salvaged+1)*ranges.PageSize > SalvageLimit {
+		return fmt.Errorf("journal %s: %w: %d MiB", j.path, ErrSalvageFull, SalvageLimit>>20)
+	}
+	if err := j.mend(); err != nil {
+		return err
+	}
+	if err := j.append(r); err != nil {
+		return err
+	}
+	j.later()
+	return nil
+}
+
+// Image is the image of the page at offset page of the file with that key, and
+// whether there is one. It is read from the journal and its checksum compared.
+func (j *Journal) Image(key string, page int64) (Image, bool, error) {
+	s, ok, err := j.loadImage(key, page)
+	return s.Image, ok, err
+}
+
+func (j *Journal) loadImage(key string, page int64) (Saved, bool, error) {
+	j.index.RLock()
+	defer j.index.RUnlock()
+	at, ok := j.place(key, page)
+	if !ok {
+		return Saved{}, false, nil
+	}
+	r, err := readRecord(j.file, j.path, j.head.id, at.off, int64(at.size))
+	if err != nil {
+		return Saved{}, false, err
+	}
+	d := &decoder{b: r.payload}
+	s := d.saved()
+	if d.end() != nil || r.typ != recImage || s.File.Key() != key || s.Page != page {
+		return Saved{}, false, &DamageError{Path: j.path, Off: at.off, What: "another record where an image was"}
+	}
+	return s, true, nil
+}
+
+// place is where the image lies. Callers hold mu or index.
+func (j *Journal) place(key string, page int64) (place, bool) {
+	p := j.state.files[key]
+	if p == nil {
+		return place{}, false
+	}
+	at, ok := p.at[page]
+	return at, ok
+}
+
+// Pages are the pages of the file that have an image. The set is shared and must
+// not be changed; it stays as it is when images come and go.
+func (j *Journal) Pages(key string) *ranges.Set {
+	j.index.RLock()
+	defer j.index.RUnlock()
+	p := j.state.files[key]
+	if p == nil {
+		return &ranges.Set{}
+	}
+	set := p.set.Load()
+	if set == nil {
+		set = &ranges.Set{}
+		for page := range p.at {
+			set.Add(ranges.Page(page))
+		}
+		p.set.Store(set)
+	}
+	return set
+}
+
+// HasImages reports whether any file has an image.
+func (j *Journal) HasImages() bool {
+	j.index.RLock()
+	defer j.index.RUnlock()
+	return len(j.state.files) > 0
+}
+
+// Images yields the images of all files, only the pending ones if so asked. One
+// that can't be read comes as an error with File unset, and the next follows.
+func (j *Journal) Images(pendingOnly bool) iter.Seq2[Saved, error] {
+	type one struct {
+		key  string
+		page int64
+	}
+	return func(yield func(Saved, error) bool) {
+		var all []one
+		j.index.RLock()
+		for key, p := range j.state.files {
+			for page, at := range p.at {
+				if at.pending || !pendingOnly {
+					all = append(all, one{key, page})
+				}
+			}
+		}
+		j.index.RUnlock()
+		slices.SortFunc(all, func(a, b one) int {
+			if a.key != b.key {
+				return cmp.Compare(a.key, b.key)
+			}
+			return cmp.Compare(a.page, b.page)
+		})
+		for _, o := range all {
+			s, ok, err := j.loadImage(o.key, o.page)
+			if (ok || err != nil) && !yield(s, err) { // one dropped meanwhile is passed over
+				return
+			}
+		}
+	}
+}
+
+// DropImages drops the images of all pages of the file that r touches. They are
+// gone at once; an error means that they may be back after a crash.
+func (j *Journal) DropImages(key string, r ranges.Range) error {
+	r.Len = min(r.Len, math.MaxInt64-r.Off)
+	if r.Empty() || !j.Pages(key).Overlaps(r) {
+		return nil
+	}
+	var e encoder
+	e.text(key)
+	e.rng(r)
+	return j.note(record{recClear, e})
+}
+
+// whole reports whether im is of one page.
+func (im Image) whole() bool {
+	return im.Page >= 0 && im.Page < math.MaxInt64-ranges.PageSize && im.Page%ranges.PageSize == 0 && len(im.Data) == ranges.PageSize
+}
+
+func (s Saved) record() record {
+	var e encoder
+	e.file(s.File)
+	e.text(s.Path)
+	e.int(s.Page)
+	e.bool(s.Pending)
+	e.ranges(s.Missing)
+	e.bytes(s.Data)
+	return record{recImage, e}
+}
+
+func (d *decoder) saved() Saved {
+	var s Saved
+	s.File, s.Path = d.file(), d.text()
+	s.Page, s.Pending, s.Missing, s.Data = d.int(), d.bool(), d.ranges(), d.bytes()
+	if !s.whole() {
+		d.faulty = true
+	}
+	return s
+}

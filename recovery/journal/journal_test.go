@@ -1,0 +1,465 @@
+package journal
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/fileid"
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+var update = flag.Bool("update", false, "write testdata anew")
+
+// must is for calls that may not fail.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tempJournal is a journal in a real file.
+func tempJournal(t testing.TB) *Journal {
+	t.Helper()
+	j, err := Open(filepath.Join(t.TempDir(), "journal"), testFS)
+	must(t, err)
+	t.Cleanup(func() { must(t, j.Shutdown()) })
+	return j
+}
+
+func memJournal(t testing.TB) (*Journal, *memDisk) {
+	t.Helper()
+	d := newMemDisk(1)
+	j, err := open(d, testPath, testFS)
+	must(t, err)
+	return j, d
+}
+
+// full is an intent with all its fields set.
+func full() *Intent {
+	return &Intent{
+		FS: testFS, File: fileid.ID{Ino: 1311, Btime: -7, Handle: "1:0011ff"}, Path: "base/\xff\x00/2619",
+		Range: ranges.Page(81920), Size: 82000, End: 82500, Mtime: -1, Ctime: 1 << 60, RestoreMtime: true, Boot: "b7a2",
+		Image:   bytes.Repeat([]byte{0xa5}, ranges.PageSize),
+		Missing: []ranges.Range{{Off: 81920, Len: 64}}, Lost: []ranges.Range{{Off: 81920, Len: 64}, {Off: 82048, Len: 64}},
+		Overwritten: []ranges.Range{{Off: 82048, Len: 452}}, Time: 1763707445,
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j, err := Open(path, testFS)
+	must(t, err)
+	in, kept := full(), full()
+	must(t, j.Begin(in, kept))
+	in.Punched = 99
+	must(t, j.Punching(in.ID, 99))
+	kept.Path = "elsewhere"
+	must(t, j.Keep(kept))
+	im := Image{Page: 8192, Data: bytes.Repeat([]byte{1}, ranges.PageSize), Missing: []ranges.Range{{Off: 8200, Len: 8}}, Pending: true}
+	must(t, j.SaveImage(in.File, "p\xff", im))
+	check := func(j *Journal) {
+		t.Helper()
+		if got := j.Intents(); !reflect.DeepEqual(got, []Intent{*in}) {
+			t.Errorf("open intents %+v\nwant %+v", got, *in)
+		}
+		if got := j.Kept(); !reflect.DeepEqual(got, []Intent{*kept}) {
+			t.Errorf("kept intents %+v\nwant %+v", got, *kept)
+		}
+		if got, ok, err := j.Image(in.File.Key(), 8192); !ok || err != nil || !reflect.DeepEqual(got, im) {
+			t.Errorf("image %+v, %v, %v\nwant %+v", got, ok, err, im)
+		}
+		for s, err := range j.Images(true) {
+			if err != nil || s.File != in.File || s.Path != "p\xff" {
+				t.Errorf("pending image of %v %q, %v", s.File, s.Path, err)
+			}
+		}
+		if st := j.Stats(); st.Open != 1 || st.Kept != 1 || st.Images != 0 || st.Pending != 1 || st.Err != nil {
+			t.Errorf("stats %+v", st)
+		}
+	}
+	check(j)
+	v, err := View(path)
+	must(t, err)
+	check(v)
+	if err := v.Begin(full()); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("Begin on a View: %v", err)
+	}
+	if err := v.Close(in.ID); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("Close on a View: %v", err)
+	}
+	must(t, v.Shutdown())
+	must(t, j.Shutdown())
+	must(t, j.Shutdown())
+	if err := j.Begin(full()); !errors.Is(err, ErrClosed) {
+		t.Errorf("Begin after Shutdown: %v", err)
+	}
+	before, err := os.ReadFile(path)
+	must(t, err)
+	j, err = Open(path, testFS)
+	must(t, err)
+	check(j)
+	must(t, j.Shutdown())
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("a journal that was only looked at has changed: %v", err)
+	}
+}
+
+// TestGolden reads a journal of version 1, as every version must.
+func TestGolden(t *testing.T) {
+	const golden = "testdata/journal.v1"
+	if *update {
+		must(t, os.WriteFile(golden, newSample(t, true).raw, 0o644))
+	}
+	raw, err := os.ReadFile(golden)
+	must(t, err)
+	path := filepath.Join(t.TempDir(), "journal")
+	must(t, os.WriteFile(path, raw, 0o600))
+	for range 2 { // the second time it is one that this version wrote
+		j, err := Open(path, testFS)
+		must(t, err)
+		kept := j.Kept()
+		if len(j.Intents()) != 0 || len(kept) != 1 || kept[0].Path != "a" || len(kept[0].Image) != ranges.PageSize ||
+			!slices.Equal(kept[0].Lost, []ranges.Range{{Off: 4096, Len: 64}}) {
+			t.Errorf("open %+v kept %+v", j.Intents(), kept)
+		}
+		if im, ok, err := j.Image(fileid.ID{}.Key(), 4096); !ok || err != nil || !im.Pending || !bytes.HasPrefix(im.Data, []byte("journal ")) {
+			t.Errorf("image %v %v %+v", ok, err, im)
+		}
+		if got := j.Pages(fileid.ID{}.Key()).String(); got != "{[4096 +4096)}" {
+			t.Errorf("pages with an image %s", got)
+		}
+		if ids, err := j.Checkpoint(); err != nil || len(ids) != 1 {
+			t.Errorf("closed %v, %v", ids, err)
+		}
+		must(t, j.Shutdown())
+	}
+}
+
+// TestGroupCommit: whoever comes while an fdatasync runs shares the next one.
+func TestGroupCommit(t *testing.T) {
+	const writers = 16
+	j, d := memJournal(t)
+	first := make(chan struct{})
+	var once sync.Once
+	d.onSync = func() {
+		once.Do(func() {
+			close(first)
+			for { // until all others have appended
+				if j.Stats().Open == writers {
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	before := d.syncs
+	var wg sync.WaitGroup
+	for n := range writers {
+		wg.Go(func() {
+			if n > 0 {
+				<-first
+			}
+			if err := j.Begin(full()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := d.syncs - before; got != 2 {
+		t.Errorf("%d fdatasyncs for %d intents, want 2", got, writers)
+	}
+	found, err := open(d.powerCut(), testPath, testFS)
+	must(t, err)
+	if got := len(found.Intents()); got != writers {
+		t.Errorf("%d intents after a power cut, want %d", got, writers)
+	}
+}
+
+// TestLazyRecordsReachTheDisk within about a second, with nobody asking.
+func TestLazyRecordsReachTheDisk(t *testing.T) {
+	j, d := memJournal(t)
+	synced := make(chan struct{}, 1)
+	d.onSync = func() { synced <- struct{}{} }
+	must(t, j.SaveImage(fileid.ID{Ino: 1}, "f", Image{Data: make([]byte, ranges.PageSize)}))
+	select {
+	case <-synced:
+	case <-time.After(10 * flushDelay):
+		t.Fatal("a saved image was not synced")
+	}
+}
+
+// TestFailedSync: an fdatasync that failed and then works has lost the data, and
+// the journal must not take the second one for good.
+func TestFailedSync(t *testing.T) {
+	j, d := memJournal(t)
+	in := full()
+	must(t, j.Begin(in))
+	d.fail = func(op string) error { return unix.EIO }
+	if err := j.Begin(full()); !errors.Is(err, unix.EIO) {
+		t.Fatalf("Begin on a failing disk: %v", err)
+	}
+	if st := j.Stats(); st.Err == nil || st.Open != 1 {
+		t.Errorf("stats of a broken journal: %+v", st)
+	}
+	if err := j.Begin(full()); !errors.Is(err, unix.EIO) {
+		t.Fatalf("Begin on a disk that still fails: %v", err)
+	}
+	d.fail = nil
+	if err := j.Begin(full()); !errors.Is(err, unix.EIO) {
+		t.Fatalf("Begin just after an attempt that failed: %v", err)
+	}
+	time.Sleep(retryDelay)
+	later := full()
+	must(t, j.Begin(later))
+	found, err := open(d.powerCut(), testPath, testFS)
+	must(t, err)
+	if got := found.Intents(); len(got) != 2 || got[0].ID != in.ID || got[1].ID != later.ID {
+		t.Errorf("after a power cut %d intents, want %d and %d: %+v", len(got), in.ID, later.ID, got)
+	}
+}
+
+// TestFullDisk on a real, tiny disk: Begin refuses with the errno; what was
+// there stays; garbage in the journal is room; and room made by others is used.
+func TestFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP full disk: mounting a tmpfs needs root")
+	}
+	dir := t.TempDir()
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+	j, err := Open(filepath.Join(dir, "journal"), testFS)
+	must(t, err)
+	defer func() { must(t, j.Shutdown()) }()
+	var ids []uint64
+	for {
+		in := full()
+		if err = j.Begin(in); err != nil {
+			break
+		}
+		ids = append(ids, in.ID)
+	}
+	if !errors.Is(err, ErrFull) || !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("after %d intents: %v", len(ids), err)
+	}
+	if got := len(j.Intents()); got != len(ids) {
+		t.Fatalf("%d intents open, want %d", got, len(ids))
+	}
+	v, err := View(filepath.Join(dir, "journal"))
+	must(t, err)
+	if got := len(v.Intents()); got != len(ids) {
+		t.Fatalf("%d intents in the file, want %d", got, len(ids))
+	}
+	must(t, v.Shutdown())
+	must(t, j.Close(ids[:len(ids)-10]...))
+	for range 3 * len(ids) { // many times what fits
+		in := full()
+		must(t, j.Begin(in))
+		must(t, j.Close(in.ID))
+	}
+	if got := len(j.Intents()); got != 10 {
+		t.Fatalf("%d intents open, want 10", got)
+	}
+}
+
+// TestOpenOnFullDisk: a state disk that takes nothing does not keep a crashed
+// mount's images from being read; repairs are refused.
+func TestOpenOnFullDisk(t *testing.T) {
+	j, d := memJournal(t)
+	must(t, j.Begin(full()))
+	d = d.restart()
+	d.fail = func(op string) error { return unix.ENOSPC }
+	j, err := open(d, testPath, testFS)
+	must(t, err)
+	if len(j.Intents()) != 1 {
+		t.Error("the open intent is not there")
+	}
+	if err := j.Begin(full()); !errors.Is(err, ErrFull) {
+		t.Errorf("Begin: %v", err)
+	}
+	if err := j.Close(j.Intents()[0].ID); !errors.Is(err, ErrFull) {
+		t.Errorf("Close: %v", err)
+	}
+	if len(j.Intents()) != 0 {
+		t.Error("the intent was closed and is still open")
+	}
+}
+
+func TestSalvageLimit(t *testing.T) {
+	j := tempJournal(t)
+	file, data := fileid.ID{Ino: 1}, make([]byte, ranges.PageSize)
+	save := func(page int64, pending bool) error {
+		return j.SaveImage(file, "f", Image{Page: page * ranges.PageSize, Data: data, Pending: pending})
+	}
+	const most = SalvageLimit / ranges.PageSize
+	for page := range int64(most) {
+		must(t, save(page, false))
+	}
+	if err := save(most, false); !errors.Is(err, ErrSalvageFull) {
+		t.Fatalf("one more: %v", err)
+	}
+	must(t, save(0, false))   // in place of another
+	must(t, save(most, true)) // owed
+	if err := save(most, false); !errors.Is(err, ErrSalvageFull) {
+		t.Fatalf("one more, that was owed: %v", err)
+	}
+	must(t, save(1, true)) // makes room
+	must(t, save(most, false))
+	must(t, j.DropImages(file.Key(), ranges.Range{Off: 4095, Len: 2})) // pages 0 and 1
+	if got := j.Pages(file.Key()).String(); got != fmt.Sprintf("{[8192 +%d)}", SalvageLimit-ranges.PageSize) {
+		t.Errorf("pages with an image %s", got)
+	}
+	if st := j.Stats(); st.Images != most-1 || st.Pending != 0 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
+func TestRefusedInput(t *testing.T) {
+	j := tempJournal(t)
+	image := func(im Image) error { return j.SaveImage(fileid.ID{}, "f", im) }
+	page := make([]byte, ranges.PageSize)
+	for name, err := range map[string]error{
+		"no range":             j.Begin(&Intent{}),
+		"half a page":          j.Begin(&Intent{Range: ranges.Range{Off: 0, Len: 512}}),
+		"unaligned":            j.Begin(&Intent{Range: ranges.Range{Off: 512, Len: 4096}}),
+		"negative":             j.Begin(&Intent{Range: ranges.Range{Off: -4096, Len: 4096}}),
+		"overflow":             j.Begin(&Intent{Range: ranges.Range{Off: 1<<63 - 4096, Len: 8192}}),
+		"too many pages":       j.Begin(&Intent{Range: ranges.Range{Off: 0, Len: 257 * 4096}}),
+		"image of two pages":   j.Begin(&Intent{Range: ranges.Range{Off: 0, Len: 8192}, Image: page}),
+		"short image":          j.Begin(&Intent{Range: ranges.Page(0), Image: page[:100]}),
+		"the second is bad":    j.Begin(full(), &Intent{}),
+		"kept without a range": j.Keep(&Intent{}),
+		"page number":          image(Image{Page: 1, Data: page}),
+		"no data":              image(Image{Page: 0}),
+		"page at the end":      image(Image{Page: 1<<63 - 4096, Data: page}),
+		"punching nothing":     j.Punching(7, 1),
+		"dropping nothing":     j.Drop(7),
+	} {
+		if err == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+	must(t, image(Image{Data: page, Missing: []ranges.Range{ranges.Page(0)}}))
+	if st := j.Stats(); st != (Stats{Bytes: headerSize}) {
+		t.Errorf("refused calls left something: %+v", st)
+	}
+}
+
+// TestCompaction: garbage goes, everything live stays, and a View that was
+// opened before goes on reading.
+func TestCompaction(t *testing.T) {
+	j := tempJournal(t)
+	in, kept, file := full(), full(), fileid.ID{Ino: 5}
+	must(t, j.Begin(in, kept))
+	must(t, j.Punching(in.ID, 3))
+	must(t, j.Keep(kept))
+	must(t, j.SaveImage(file, "f", Image{Page: 4096, Data: bytes.Repeat([]byte{9}, ranges.PageSize)}))
+	want := dump(t, j)
+	old, err := View(j.path)
+	must(t, err)
+	defer func() { must(t, old.Shutdown()) }()
+	var closed []uint64
+	for j.garbage() <= compactAt {
+		g := full()
+		must(t, j.Begin(g))
+		must(t, j.Close(g.ID))
+		closed = append(closed, g.ID)
+	}
+	ids, err := j.Checkpoint()
+	must(t, err)
+	if !slices.Equal(ids, closed) {
+		t.Errorf("Checkpoint returned %d ids, want %d", len(ids), len(closed))
+	}
+	if st, err := os.Stat(j.path); err != nil || st.Size() > 1<<20 {
+		t.Errorf("size after compaction %v, %v", st.Size(), err)
+	}
+	if got := dump(t, j); got != want {
+		t.Errorf("after compaction\n%s\nwant\n%s", got, want)
+	}
+	if got := dump(t, old); got != want {
+		t.Errorf("a View from before\n%s\nwant\n%s", got, want)
+	}
+	again, err := View(j.path)
+	must(t, err)
+	defer func() { must(t, again.Shutdown()) }()
+	if got := dump(t, again); got != want {
+		t.Errorf("the new file\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestConcurrent has all calls at once, with compactions and Views; for the race
+// detector, and for what each goroutine knows of its own intents and images.
+func TestConcurrent(t *testing.T) {
+	j := tempJournal(t)
+	j.compactAt = 64 << 10
+	var wg sync.WaitGroup
+	for n := range 8 {
+		wg.Go(func() {
+			file := fileid.ID{Ino: uint64(n)}
+			for i := range int64(60) {
+				in := full()
+				im := Image{Page: i % 4 * ranges.PageSize, Data: bytes.Repeat([]byte{byte(n), byte(i)}, ranges.PageSize/2), Pending: i%7 == 0}
+				err := errors.Join(j.Begin(in), j.Punching(in.ID, i), j.SaveImage(file, "f", im))
+				got, ok, ierr := j.Image(file.Key(), im.Page)
+				if err != nil || ierr != nil || !ok || !reflect.DeepEqual(got, im) {
+					t.Errorf("image %d of %d: %v, %v, %v", i, n, err, ok, ierr)
+				}
+				if i%10 == 0 {
+					err = errors.Join(j.Keep(in), j.Drop(in.ID), j.DropImages(file.Key(), ranges.Page(im.Page)))
+				}
+				if err := errors.Join(err, j.Close(in.ID)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	var seen []uint64
+	var around sync.WaitGroup
+	around.Go(func() {
+		for {
+			ids, err := j.Checkpoint()
+			if err != nil {
+				t.Error(err)
+			}
+			seen = append(seen, ids...)
+			v, err := View(j.path)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := v.Shutdown(); err != nil {
+				t.Error(err)
+			}
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	})
+	wg.Wait()
+	close(done)
+	around.Wait()
+	ids, err := j.Checkpoint()
+	must(t, err)
+	seen = append(seen, ids...)
+	slices.Sort(seen)
+	if len(seen) != 8*60 || len(slices.Compact(seen)) != 8*60 {
+		t.Errorf("Checkpoints returned %d ids, want each of %d once", len(seen), 8*60)
+	}
+	if st := j.Stats(); st.Open != 0 || st.Kept != 0 {
+		t.Errorf("left over: %+v", st)
+	}
+}
