@@ -1,0 +1,61 @@
+package recovery
+
+import (
+	"fmt"
+
+	"github.com/mendfs/mendfs/recovery/fileid"
+	"github.com/mendfs/mendfs/recovery/media"
+)
+
+// Caller is who asked. The zero Caller is nobody known: the kernel's writeback
+// has neither pid nor uid.
+type Caller struct {
+	Pid, UID uint32
+	Known    bool
+}
+
+// File is one open of an Inode: the entry to the engine. All methods may be
+// called concurrently; their errors become errnos by Errno.
+type File struct {
+	engine *Engine
+	ino    *Inode
+	below  media.File
+}
+
+// Open wraps the descriptor fd of ino's file. fd stays the caller's and must
+// stay open while the File is used. A File whose fd can't read can't repair
+// part of a page, one that can't write can't repair at all.
+func (e *Engine) Open(ino *Inode, fd int) *File {
+	return &File{engine: e, ino: ino, below: e.Medium.Open(fd)}
+}
+
+// know returns what is known of the file's damage, asking for the file's
+// identity if this is its first trouble.
+func (f *File) know() (*damage, error) {
+	if d := f.ino.damage.Load(); d != nil {
+		return d, nil
+	}
+	id, err := fileid.Of(f.below.Fd())
+	if err != nil {
+		return nil, fmt.Errorf("asking for the file's identity: %w", err)
+	}
+	return f.ino.know(id)
+}
+
+// path is the file's name below the backing directory now, for people.
+func (f *File) path() string { return fileid.Path(f.engine.Root, f.below.Fd()) }
+
+// Sync returns when the file's data, and the records that it implies, are
+// durable: fdatasync(2) or, if full, fsync(2).
+func (f *File) Sync(full bool) error {
+	if err := f.below.Sync(full); err != nil {
+		return err
+	}
+	if f.ino.damage.Load() == nil {
+		return nil
+	}
+	if err := f.engine.Ledger.Flush(); err != nil {
+		return &RepairError{Step: "ledger", Err: err}
+	}
+	return nil
+}

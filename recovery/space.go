@@ -1,0 +1,149 @@
+package recovery
+
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/event"
+	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+// Truncate sets the file's size. Pages that it touches only in part are
+// repaired first if they are bad: the kernel zeros the part and would fail
+// (XFS), or leave the poison there (ext4; lab facts).
+func (f *File) Truncate(size int64, who Caller) error {
+	edges := func(old int64) []ranges.Range {
+		return partPages(old, min(size, old)) // cut there, or grown from there
+	}
+	return f.reshape(edges, func() error { return f.below.Truncate(size) }, func(d *damage, old int64) error {
+		if size >= old {
+			return nil
+		}
+		return f.gave(d, ranges.Between(size, ranges.Page(old+ranges.PageSize).End()), "")
+	}, who)
+}
+
+// Allocate is fallocate(2). Pages that it touches only in part are repaired
+// first if they are bad; a punched or zeroed range has nothing lost in it any
+// more.
+func (f *File) Allocate(mode uint32, off, length int64, who Caller) error {
+	r := ranges.Range{Off: off, Len: length}
+	zeroes := mode&(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_ZERO_RANGE) != 0
+	edges := func(old int64) []ranges.Range {
+		var at []int64
+		if zeroes {
+			at = append(at, r.Off, r.End())
+		}
+		if r.End() > old {
+			at = append(at, old)
+		}
+		return partPages(old, at...)
+	}
+	return f.reshape(edges, func() error { return f.below.Allocate(mode, off, length) }, func(d *damage, old int64) error {
+		if !zeroes {
+			return nil
+		}
+		return f.gave(d, r.Intersect(ranges.Between(0, max(old, r.End()))), "zeroed")
+	}, who)
+}
+
+// partPages is the pages within a file of the given size that the offsets cut
+// in two.
+func partPages(size int64, offsets ...int64) []ranges.Range {
+	var out []ranges.Range
+	for _, at := range offsets {
+		page := ranges.Page(at)
+		if at != page.Off && page.Off < size && !slices.Contains(out, page) {
+			out = append(out, page)
+		}
+	}
+	return out
+}
+
+// reshape changes sizes or blocks: edges are the pages that change touches in
+// part, after follows a success where anything is known of the file.
+func (f *File) reshape(edges func(size int64) []ranges.Range, change func() error, after func(d *damage, size int64) error, who Caller) error {
+	if done, err := f.reshapeClean(change); done {
+		return err
+	}
+	f.ino.mu.Lock()
+	defer f.ino.mu.Unlock()
+	d, err := f.know()
+	if err != nil {
+		return err
+	}
+	if err := f.finishOpen(d); err != nil {
+		return err
+	}
+	st, err := f.stat()
+	if err != nil {
+		return err
+	}
+	for _, page := range edges(st.Size) {
+		if d.concernsRead(page) {
+			if err := f.mendPage(d, page, st.Size, who); err != nil {
+				return err
+			}
+		}
+	}
+	if err := change(); err != nil {
+		if !mayBePoison(err) {
+			return f.trouble(ranges.Range{}, err)
+		}
+		for _, page := range edges(st.Size) {
+			if err := f.mendPage(d, page, st.Size, who); err != nil {
+				return err
+			}
+		}
+		if err := change(); err != nil {
+			return f.outage(ranges.Between(0, st.Size), err)
+		}
+	}
+	return after(d, st.Size)
+}
+
+// reshapeClean is the path where nothing is known of the file.
+func (f *File) reshapeClean(change func() error) (done bool, err error) {
+	f.ino.mu.RLock()
+	defer f.ino.mu.RUnlock()
+	if f.ino.damage.Load() != nil && f.engine.Semantics.Recover {
+		return false, nil
+	}
+	err = change()
+	if f.engine.Semantics.Recover && err != nil && mayBePoison(err) {
+		return false, nil
+	}
+	if err != nil {
+		return true, f.trouble(ranges.Range{}, err)
+	}
+	return true, nil
+}
+
+// gave follows the application's giving up the bytes of r: what was lost there
+// does not matter any more, and whole pages are not bad any more. action names
+// the event; empty for none.
+func (f *File) gave(d *damage, r ranges.Range, action string) error {
+	wasBad := d.badPages().Overlaps(r)
+	change, path := ledger.Change{}, f.path()
+	for _, live := range append(d.lostWithin(r), d.reinitWithin(r)...) {
+		change.Moves = append(change.Moves, ledger.Move{File: d.id, Path: path, Range: live, To: ledger.Overwritten})
+	}
+	if len(change.Moves) > 0 {
+		if err := f.engine.Ledger.Record(change); err != nil {
+			return &RepairError{Step: "ledger", Page: r, Err: err}
+		}
+		d.apply(change)
+	}
+	whole := ranges.Between(r.Off+ranges.PageSize-1, r.End()).Off &^ (ranges.PageSize - 1)
+	inside := ranges.Between(whole, r.End()&^(ranges.PageSize-1))
+	d.forget(inside)
+	f.dropImages(d, inside)
+	if wasBad && action != "" {
+		ev := f.event(event.Reinitialized, r, Caller{})
+		ev.Action = action
+		f.engine.Events.Emit(ev)
+	}
+	return nil
+}

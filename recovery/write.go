@@ -1,0 +1,264 @@
+package recovery
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+// Write writes p at off. When it has returned, poison that was known under the
+// range is gone from the media, and every other byte of the touched pages is
+// what could be salvaged, or zero and recorded. writeback says that the kernel
+// writes back a mapped page, most of which nobody wrote. The count may be short
+// where an error struck in the middle, as write(2)'s.
+func (f *File) Write(p []byte, off int64, writeback bool, who Caller) (int, error) {
+	r := ranges.Range{Off: off, Len: int64(len(p))}
+	n, done, err := f.writeClean(p, r, writeback)
+	if done {
+		return n, err
+	}
+	f.ino.mu.Lock()
+	defer f.ino.mu.Unlock()
+	d, err := f.know()
+	if err != nil {
+		return 0, err
+	}
+	if err := f.finishOpen(d); err != nil {
+		return 0, err
+	}
+	st, err := f.stat()
+	if err != nil {
+		return 0, err
+	}
+	w := &mendingWrite{file: f, damage: d, data: p, at: r, size: st.Size, writeback: writeback, who: who}
+	return w.run()
+}
+
+// writeClean is the path where nothing is known to be wrong. done is false if
+// the write has to be done again with the inode locked.
+func (f *File) writeClean(p []byte, r ranges.Range, writeback bool) (n int, done bool, err error) {
+	f.ino.mu.RLock()
+	defer f.ino.mu.RUnlock()
+	d := f.ino.damage.Load()
+	if d != nil && f.engine.Semantics.Recover && d.concernsWrite(r) {
+		return 0, false, nil
+	}
+	n, err = f.writeAll(p, r.Off)
+	switch {
+	case err == nil && d != nil:
+		return n, true, f.noteWritten(d, p, r, writeback)
+	case err == nil:
+		return n, true, nil
+	case mayBePoison(err) && f.engine.Semantics.Recover:
+		return 0, false, nil
+	case n > 0:
+		return n, true, nil // the error comes with the next write, as write(2) has it
+	}
+	return 0, true, f.trouble(r, err)
+}
+
+// writeAll writes until all is written or the medium gives an error.
+func (f *File) writeAll(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, err := f.below.Pwrite(p[done:], off+int64(done))
+		done += n
+		if err != nil {
+			return done, err
+		}
+		if n == 0 {
+			return done, unix.EIO
+		}
+	}
+	return done, nil
+}
+
+// noteWritten moves the ledger's rows under bytes that were just written.
+func (f *File) noteWritten(d *damage, p []byte, r ranges.Range, writeback bool) error {
+	change := ledger.Change{Moves: f.overwrites(d, p, r, writeback)}
+	if len(change.Moves) == 0 {
+		return nil
+	}
+	if err := f.engine.Ledger.Record(change); err != nil {
+		return &RepairError{Step: "ledger", Page: r, Err: err}
+	}
+	d.apply(change)
+	return nil
+}
+
+// overwrites is what a write of p at r does to the ledger's live rows. Zeros
+// that a mapping writes back into bytes that were lost are most likely our own:
+// those stay as they are.
+func (f *File) overwrites(d *damage, p []byte, r ranges.Range, writeback bool) []ledger.Move {
+	var moves []ledger.Move
+	path := f.path()
+	for _, live := range append(d.reinitWithin(r), d.lostWithin(r)...) {
+		pieces := []ranges.Range{live}
+		if writeback {
+			pieces = nonZero(p[live.Off-r.Off:live.End()-r.Off], live.Off)
+		}
+		for _, piece := range pieces {
+			moves = append(moves, ledger.Move{File: d.id, Path: path, Range: piece, To: ledger.Overwritten})
+		}
+	}
+	return moves
+}
+
+// nonZero is the pieces of b, which starts at off, that hold data. A run of
+// zeros shorter than a line belongs to the data around it.
+func nonZero(b []byte, off int64) []ranges.Range {
+	var out []ranges.Range
+	for i := 0; i < len(b); i++ {
+		if b[i] == 0 {
+			continue
+		}
+		at := off + int64(i)
+		if n := len(out); n > 0 && at-out[n-1].End() < ranges.LineSize {
+			out[n-1].Len = at + 1 - out[n-1].Off
+		} else {
+			out = append(out, ranges.Range{Off: at, Len: 1})
+		}
+	}
+	return out
+}
+
+// mendingWrite is one write with the inode locked exclusively: good pages are
+// written as they come, bad ones are repaired at the end, in one batch.
+type mendingWrite struct {
+	file      *File
+	damage    *damage
+	data      []byte
+	at        ranges.Range // of data
+	size      int64        // of the file before
+	writeback bool
+	who       Caller
+
+	mends []*mend
+}
+
+func (w *mendingWrite) run() (int, error) {
+	if err := w.lookFirst(); err != nil {
+		return 0, err
+	}
+	stop, err := w.writeGood()
+	if mended, mendErr := w.repairBad(stop); mendErr != nil {
+		stop, err = mended, mendErr
+	}
+	done := int(stop - w.at.Off)
+	if done > 0 {
+		written := ranges.Between(w.at.Off, stop)
+		noteErr := w.file.noteWritten(w.damage, w.data[:done], written, w.writeback)
+		return done, noteErr
+	}
+	return 0, err
+}
+
+// lookFirst reads the pages that the ledger calls lost but that nobody has met
+// since the mount: what can be salvaged of them has to be known before they are
+// written.
+func (w *mendingWrite) lookFirst() error {
+	inFile := w.at.Widen(ranges.PageSize).Intersect(ranges.Between(0, w.size))
+	for _, lost := range w.damage.lostWithin(inFile) {
+		for off := ranges.Page(lost.Off).Off; off < lost.End(); off += ranges.PageSize {
+			if w.damage.isBad(ranges.Page(off)) {
+				continue
+			}
+			if _, err := w.file.inspect(ranges.Page(off), w.size, w.who); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// writeGood writes what lies between bad pages, finding more bad ones as the
+// medium refuses, and queues a mend for each bad one. It returns the offset up
+// to which all is written or queued.
+func (w *mendingWrite) writeGood() (int64, error) {
+	if err := w.file.mendTail(w.damage, w.size, w.at.Off, w.who); err != nil {
+		return w.at.Off, err
+	}
+	for pos := w.at.Off; pos < w.at.End(); {
+		rest := ranges.Between(pos, w.at.End())
+		bad := w.damage.nextBad(rest)
+		if !bad.Empty() && bad.Off <= pos {
+			w.mends = append(w.mends, &mend{page: bad, fresh: bad.Intersect(w.at)})
+			pos = bad.End()
+			continue
+		}
+		run := rest
+		if !bad.Empty() {
+			run = ranges.Between(pos, bad.Off)
+		}
+		n, err := w.file.writeAll(w.slice(run), run.Off)
+		pos += int64(n)
+		if err == nil {
+			continue
+		}
+		if err := w.blame(ranges.Between(pos, run.End()), err); err != nil {
+			return pos, err
+		}
+	}
+	return w.at.End(), nil
+}
+
+// blame finds out why the medium refused to write run. A nil error means that
+// it is worth going on: bad pages were found, or the refusal was passing.
+func (w *mendingWrite) blame(run ranges.Range, err error) error {
+	if !mayBePoison(err) {
+		return w.file.trouble(run, err)
+	}
+	inFile := run.Widen(ranges.PageSize).Intersect(ranges.Between(0, w.size))
+	bad, inspectErr := w.file.inspect(inFile, w.size, w.who)
+	if inspectErr != nil {
+		return inspectErr
+	}
+	if len(bad) > 0 {
+		return nil
+	}
+	// Some filesystems touch the tail page when a file grows behind it (XFS, lab facts).
+	if run.End() > w.size {
+		if tail, tailErr := w.file.inspect(ranges.Page(w.size), w.size, w.who); tailErr != nil {
+			return tailErr
+		} else if len(tail) > 0 {
+			return w.file.mendTail(w.damage, w.size, run.Off, w.who)
+		}
+	}
+	if _, again := w.file.writeAll(w.slice(run), run.Off); again != nil {
+		return w.file.outage(run, again) // all pages read well, and still it can't be written
+	}
+	return nil
+}
+
+// repairBad mends the queued pages. It returns the offset up to which the whole
+// write is done.
+func (w *mendingWrite) repairBad(stop int64) (int64, error) {
+	if len(w.mends) == 0 {
+		return stop, nil
+	}
+	for _, m := range w.mends {
+		m.data = w.slice(m.fresh)
+	}
+	rep := &repair{file: w.file, damage: w.damage, size: w.size, end: max(w.size, stop), mends: w.mends,
+		own: true, writeback: w.writeback, who: w.who}
+	failed, err := rep.run()
+	if err != nil {
+		return max(failed.Off, w.at.Off), err
+	}
+	return stop, nil
+}
+
+func (w *mendingWrite) slice(r ranges.Range) []byte {
+	return w.data[r.Off-w.at.Off : r.End()-w.at.Off]
+}
+
+// inspect finds the bad pages in r; they are known and recorded afterwards. The
+// caller holds the inode exclusively.
+func (f *File) inspect(r ranges.Range, size int64, who Caller) ([]*page, error) {
+	want := r.Intersect(ranges.Between(0, size))
+	if want.Empty() {
+		return nil, nil
+	}
+	return f.recoverRange(make([]byte, want.Len), want, 0, size, who)
+}
