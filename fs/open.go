@@ -1,0 +1,252 @@
+package fs
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery"
+)
+
+// handle is an open file or directory.
+type handle struct {
+	n       *inode
+	fd      int
+	file    *recovery.File // nil for directories
+	writes  bool
+	appends bool       // fd is O_APPEND, for append-only files
+	dir     *dirStream // nil for files
+}
+
+// handles are the open files of the mount, by the kernel's number for them.
+type handles struct {
+	mu   sync.RWMutex // guards all below
+	open map[uint64]*handle
+	last uint64
+}
+
+func (t *handles) add(h *handle) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last++
+	t.open[t.last] = h
+	return t.last
+}
+
+func (t *handles) get(fh uint64) (*handle, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	h := t.open[fh]
+	if h == nil {
+		return nil, unix.EBADF
+	}
+	return h, nil
+}
+
+// file is get for files.
+func (t *handles) file(fh uint64) (*handle, error) {
+	h, err := t.get(fh)
+	if err == nil && h.file == nil {
+		return nil, unix.EBADF
+	}
+	return h, err
+}
+
+func (t *handles) remove(fh uint64) *handle {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.open[fh]
+	delete(t.open, fh)
+	return h
+}
+
+func (t *handles) count() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.open)
+}
+
+func (t *handles) close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	for _, h := range t.open {
+		errs = append(errs, unix.Close(h.fd))
+	}
+	t.open = nil
+	return errors.Join(errs...)
+}
+
+// Open opens a regular file; the kernel opens all others itself.
+func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	writes := in.Flags&unix.O_ACCMODE != unix.O_RDONLY
+	if err := f.writable(); err != nil && writes {
+		return status(err)
+	}
+	n, err := f.table.acquire(in.NodeId)
+	if err != nil {
+		return status(err)
+	}
+	defer f.table.release(n)
+	if n.kind != unix.S_IFREG {
+		return status(unix.ENXIO)
+	}
+	fd, appends, err := f.reopen(n.fd, in.Flags)
+	if err != nil {
+		return status(err)
+	}
+	keep := f.config.Exclusive
+	if !keep {
+		var st unix.Statx_t
+		keep = n.stat(fd, &st) == nil && n.unchanged(&st)
+	}
+	if keep {
+		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+	}
+	if writes {
+		n.privileged() // for all we know
+	}
+	f.opened(n, fd, writes, appends, out)
+	return fuse.OK
+}
+
+// opened makes a handle of fd, which it takes over.
+func (f *FS) opened(n *inode, fd int, writes, appends bool, out *fuse.OpenOut) {
+	h := &handle{n: n, fd: fd, writes: writes, appends: appends}
+	h.file = f.engine.Open(n.recovery(f.engine, fd), fd)
+	f.table.hold(n)
+	out.Fh = f.handles.add(h)
+	out.OpenFlags |= fuse.FOPEN_NOFLUSH
+}
+
+// kept are the flags of an application's open that mean something below.
+const kept = unix.O_SYNC | unix.O_DSYNC | unix.O_NOATIME | unix.O_NONBLOCK
+
+// reopen opens the file that fd, maybe O_PATH, is of, as an application asked
+// for with flags: read-write rather than write-only, where that is allowed.
+// An append-only file (chattr +a) can't be opened for writing without
+// O_APPEND; appends says that it was needed.
+func (f *FS) reopen(fd int, flags uint32) (own int, appends bool, err error) {
+	modes := []int{int(flags & unix.O_ACCMODE)}
+	if modes[0] == unix.O_WRONLY {
+		modes = []int{unix.O_RDWR, unix.O_WRONLY}
+	}
+	for _, app := range []int{0, int(flags & unix.O_APPEND)} {
+		for _, mode := range modes {
+			own, err = f.openAs(fd, mode|app|int(flags&kept))
+			if err == nil {
+				return own, app != 0, nil
+			}
+		}
+		if !errors.Is(err, unix.EPERM) {
+			break
+		}
+	}
+	return -1, false, err
+}
+
+// openAs opens, with exactly these flags, the file that fd is of.
+func (f *FS) openAs(fd, flags int) (own int, err error) {
+	if f.config.NoAtime {
+		flags |= unix.O_NOATIME
+	}
+	err = again(func() (err error) {
+		own, err = unix.Open(procPath(fd), flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+		return err
+	})
+	if errors.Is(err, unix.EPERM) && f.config.NoAtime {
+		// Not the daemon's file: then the access time has to move.
+		err = again(func() (err error) {
+			own, err = unix.Open(procPath(fd), flags&^unix.O_NOATIME|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+			return err
+		})
+	}
+	return own, err
+}
+
+// Create makes and opens a file. If it is there already after all (it was made
+// in the backing directory, behind a name that the kernel took for free),
+// the kernel looks again, which is what ESTALE makes it do: so that permissions
+// are checked as for every open.
+func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	dir, err := f.change(in.NodeId, name)
+	if err != nil {
+		return status(err)
+	}
+	defer f.table.release(dir)
+	err = f.create(in, out, func(flags int) (int, error) {
+		return unix.Openat(dir.fd, name, flags|unix.O_CREAT|unix.O_EXCL, in.Mode&07777)
+	})
+	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
+		err = unix.ESTALE
+	}
+	return status(err)
+}
+
+// Tmpfile makes and opens a file without a name.
+func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	if err := f.writable(); err != nil {
+		return status(err)
+	}
+	dir, err := f.table.acquire(in.NodeId)
+	if err != nil {
+		return status(err)
+	}
+	defer f.table.release(dir)
+	return status(f.create(in, out, func(flags int) (int, error) {
+		// O_EXCL: it may never be given a name.
+		flags |= unix.O_TMPFILE | int(in.Flags&unix.O_EXCL)
+		return unix.Open(procPath(dir.fd), flags, in.Mode&07777)
+	}))
+}
+
+// create opens a new file as the caller and tells the kernel of it.
+func (f *FS) create(in *fuse.CreateIn, out *fuse.CreateOut, open func(flags int) (int, error)) error {
+	var fd int
+	err := f.callers.as(maker(&in.Caller, in.Umask, in.Mode), func() (err error) {
+		fd, err = open(unix.O_RDWR | unix.O_CLOEXEC | int(in.Flags&kept))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	n, err := f.made(fd, &out.EntryOut)
+	if err != nil {
+		_ = unix.Close(fd) // nothing was written
+		return err
+	}
+	defer f.table.release(n)
+	f.opened(n, fd, true, false, &out.OpenOut)
+	return nil
+}
+
+// made enters the file that was just created and opened at fd.
+func (f *FS) made(fd int, out *fuse.EntryOut) (*inode, error) {
+	path, err := f.openPath(fd)
+	if err != nil {
+		return nil, err
+	}
+	return f.enter(path, out)
+}
+
+func (f *FS) openPath(fd int) (path int, err error) {
+	err = again(func() (err error) {
+		path, err = unix.Open(procPath(fd), unix.O_PATH|unix.O_CLOEXEC, 0)
+		return err
+	})
+	return path, err
+}
+
+// Release is the end of an open file.
+func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { f.release(in.Fh) }
+
+func (f *FS) release(fh uint64) {
+	h := f.handles.remove(fh)
+	if h == nil {
+		return
+	}
+	_ = unix.Close(h.fd) // errors of writing are fsync's to report, as on the backing
+	f.table.unhold(h.n)
+}
