@@ -162,11 +162,13 @@ func TestNeighboursAtOnce(t *testing.T) {
 		r := newRig(t, "dax", 4*pg).start()
 		r.poison(rng(pg+1024, 512), false)
 		want := without(pattern(4*pg), rng(pg+1024, 512))
+		zero := ranges.Of(rng(pg+1024, 512))
 		var wg sync.WaitGroup
 		for n := range 8 {
 			at := pg + int64(n)*512 + random.Int64N(400)
 			fresh := bytes.Repeat([]byte{byte(0x80 + n)}, 1+random.IntN(100))
 			copy(want[at:], fresh)
+			zero.Remove(rng(at, int64(len(fresh))))
 			wg.Go(func() {
 				if got, err := r.file.Write(fresh, at, n%2 == 0, Caller{}); got != len(fresh) || err != nil {
 					t.Errorf("write: %d, %v", got, err)
@@ -180,6 +182,9 @@ func TestNeighboursAtOnce(t *testing.T) {
 		}
 		wg.Wait()
 		wantBytes(t, fmt.Sprintf("seed %d", seed), r.read(0, 4*pg), want)
+		lost, reinit := r.live()
+		wantSet(t, "lost", lost)
+		wantSet(t, "reinitialized", reinit, zero.Slice()...)
 		r.stop()
 	}
 }

@@ -117,7 +117,9 @@ func check(fd int, id ID) error {
 }
 
 // openPath finds the file first and opens it then: opening whatever has its
-// name now (a FIFO, a device) could hang or have effects.
+// name now (a FIFO, a device) could hang or have effects. The identity alone does not
+// rule those out: a freed inode, used again within a clock tick, has the same
+// birth time.
 func openPath(root int, id ID, path string, flags int) (int, error) {
 	found, err := unix.Openat2(root, path, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW,
@@ -129,6 +131,13 @@ func openPath(root int, id ID, path string, flags int) (int, error) {
 	defer unix.Close(found)
 	if err := check(found, id); err != nil {
 		return -1, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(found, &st); err != nil {
+		return -1, err
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return -1, fmt.Errorf("no file or directory is in its place: %w", ErrGone)
 	}
 	if flags&unix.O_PATH != 0 {
 		return unix.FcntlInt(uintptr(found), unix.F_DUPFD_CLOEXEC, 0)

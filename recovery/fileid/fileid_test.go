@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -164,9 +165,10 @@ func remove(name string) func(string) error {
 }
 
 // replace puts another file in the place of the first; ext4 gives it the same
-// inode.
+// inode. A clock tick lies between, or the birth times would be the same too.
 func replace(dir string) error {
 	err := os.Remove(dir + "/dir/a")
+	time.Sleep(20 * time.Millisecond)
 	return errors.Join(err, os.WriteFile(dir+"/dir/a", []byte("another"), 0o600))
 }
 

@@ -51,7 +51,8 @@ type File interface {
 	// It fills buf, whose length is at most a page and which stands for the
 	// bytes from off, and returns the pieces of [off, off+len(buf)) that are
 	// still missing and the granularity, in bytes, at which it could ask.
-	// Bytes of buf in missing pieces are undefined.
+	// Bytes of buf in missing pieces are undefined; those past the end of the
+	// file are zero and not missing, if the size can be had.
 	Salvage(buf []byte, off int64) (missing []ranges.Range, granularity int64)
 
 	// Corroborate asks whoever keeps a list of media errors whether r holds
