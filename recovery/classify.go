@@ -21,8 +21,10 @@ func (f *File) classify(d *damage, suspects []*page) ([]*page, error) {
 	var bad, doubtful []*page
 	for _, p := range suspects {
 		p.verdict = f.below.Corroborate(p.want)
-		p.part = p.salvage(f.below)
-		if p.verdict == media.Listed && p.part {
+		if p.verdict == media.Listed {
+			p.salvage(f.below)
+		}
+		if p.part {
 			bad = append(bad, p)
 		} else {
 			doubtful = append(doubtful, p)
@@ -38,32 +40,28 @@ func (f *File) classify(d *damage, suspects []*page) ([]*page, error) {
 	return append(bad, isolated...), nil
 }
 
-// isolate keeps the pages that failed, and fail again between two control reads
-// from the media that work. Listed pages are not read again. Where there is
-// nothing to read for control, a page must vouch for itself: it is listed, or
-// part of it can be read.
+// isolate keeps the pages that fail again between two control reads from the
+// media that work. Where there is nothing to read for control, a page must vouch
+// for itself: it is listed, or part of it can be read.
 func (f *File) isolate(d *damage, doubtful []*page) ([]*page, error) {
 	avoid := d.badPages()
 	for _, p := range doubtful {
 		avoid.Add(p.whole())
 	}
-	if p := notVouchedFor(f.below.Control(avoid), doubtful); p != nil {
-		return nil, f.outage(p.want, p.err)
+	before := f.below.Control(avoid)
+	if before != nil && !errors.Is(before, media.ErrNoControl) {
+		return nil, f.outage(doubtful[0].want, doubtful[0].err)
 	}
 	var isolated []*page
 	uncorroborated := 0
 	for _, p := range doubtful {
 		if p.verdict != media.Listed {
-			err := p.retry(f.below)
-			if err == nil {
+			if err := p.retry(f.below); err == nil {
 				continue // it was passing: no poison here
-			}
-			if !mayBePoison(err) || p.verdict == media.Clear {
+			} else if !mayBePoison(err) || p.verdict == media.Clear {
 				return nil, f.outage(p.want, err) // no media error, or not on a complete list
 			}
-			if p.part {
-				p.salvage(f.below) // the outage may have begun between its pieces
-			}
+			p.salvage(f.below)
 			uncorroborated++
 		}
 		isolated = append(isolated, p)
@@ -71,8 +69,11 @@ func (f *File) isolate(d *damage, doubtful []*page) ([]*page, error) {
 	if len(isolated) == 0 {
 		return nil, nil
 	}
-	if p := notVouchedFor(f.below.Control(avoid), isolated); p != nil {
-		return nil, f.outage(p.want, p.err)
+	after := f.below.Control(avoid)
+	for _, p := range isolated {
+		if !p.isolatedBy(before) || !p.isolatedBy(after) {
+			return nil, f.outage(p.want, p.err)
+		}
 	}
 	if !f.engine.breaker.allow(time.Now(), uncorroborated) {
 		return nil, f.outage(isolated[0].want, isolated[0].err)
@@ -80,18 +81,10 @@ func (f *File) isolate(d *damage, doubtful []*page) ([]*page, error) {
 	return isolated, nil
 }
 
-// notVouchedFor is the first page that a control read which ended so does not
-// show to be isolated; nil if there is none.
-func notVouchedFor(control error, pages []*page) *page {
-	if control == nil {
-		return nil
-	}
-	for _, p := range pages {
-		if !errors.Is(control, media.ErrNoControl) || p.verdict != media.Listed && !p.part {
-			return p
-		}
-	}
-	return nil
+// isolatedBy reports whether a control read that ended so shows that the page
+// alone is at fault.
+func (p *page) isolatedBy(control error) bool {
+	return control == nil || errors.Is(control, media.ErrNoControl) && (p.verdict == media.Listed || p.part)
 }
 
 // outage reports a failure that is not poison, and makes it an error that

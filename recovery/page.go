@@ -51,18 +51,24 @@ func (p *page) have(b []byte, off int64) {
 	}
 }
 
-// salvage asks the medium for what is missing by all other ways, and reports
-// whether it gave any byte of the page.
-func (p *page) salvage(f media.File) bool {
-	var buf [ranges.PageSize]byte
-	missing, granularity := f.Salvage(buf[:p.want.Len], p.want.Off)
-	p.granularity = min(p.granularity, granularity)
-	any := false
-	for got := range ranges.Of(missing...).Gaps(p.want) {
-		p.have(buf[got.Off-p.want.Off:got.End()-p.want.Off], got.Off)
-		any = true
+// salvage asks the medium for what is missing by all other ways. What is still
+// missing after some of the page was had is asked for once more: no byte is
+// given up for a failure that passed.
+func (p *page) salvage(f media.File) {
+	for range 2 {
+		for _, m := range p.missing.Slice() {
+			var buf [ranges.PageSize]byte
+			missing, granularity := f.Salvage(buf[:m.Len], m.Off)
+			p.granularity = min(p.granularity, granularity)
+			for got := range ranges.Of(missing...).Gaps(m) {
+				p.have(buf[got.Off-m.Off:got.End()-m.Off], got.Off)
+				p.part = true
+			}
+		}
+		if !p.part {
+			return // it fails as a whole
+		}
 	}
-	return any
 }
 
 // merge adds the bytes of an image kept from an earlier look, provided that it
