@@ -1,0 +1,169 @@
+// Package control is the socket between a running mount and the verbs that ask
+// about it: HTTP with JSON over the Unix socket control.sock in the state
+// directory.
+//
+// The socket has mode 0600, and each request's peer is asked of the kernel
+// (SO_PEERCRED): root and the user who mounted are served, all others get 403.
+//
+//	GET    /v1/status                       {"version":1,"status":[Status]}
+//	GET    /v1/lost?path=P&all=1            {"version":1,"lost":[ledger.Row...]}
+//	GET    /v1/pending?path=P               {"version":1,"pending":[Pending...]}
+//	GET    /v1/events?since=RFC3339&follow=1  JSON Lines of event.Event
+//	POST   /v1/inject                       InjectRequest -> {"version":1,"injections":[Injection...]}
+//	GET    /v1/inject                       {"version":1,"injections":[Injection...]}
+//	DELETE /v1/inject/{id}, /v1/inject      204
+//
+// A refusal is {"version":1,"error":{...}} with the fields of Error. Paths are
+// relative to the root of the mount; "" and "." stand for all of it.
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/mendfs/mendfs/recovery/fileid"
+	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+// Version is the schema version of every answer.
+const Version = 1
+
+// Socket is the name of the socket in a state directory.
+const Socket = "control.sock"
+
+// Backend answers the questions; all methods may be called concurrently. The
+// running mount is one, a Client is another.
+type Backend interface {
+	Status(ctx context.Context) (Status, error)
+	Lost(ctx context.Context, q LostQuery) ([]ledger.Row, error)
+	Pending(ctx context.Context, path string) ([]Pending, error)
+	// Events hands each line (without its newline) to line, oldest first. With
+	// q.Follow it goes on until ctx ends or line fails; ctx ending is no error.
+	Events(ctx context.Context, q EventQuery, line func([]byte) error) error
+
+	Inject(ctx context.Context, r InjectRequest) ([]Injection, error)
+	Injections(ctx context.Context) ([]Injection, error)
+	RemoveInjection(ctx context.Context, id string) error
+	ClearInjections(ctx context.Context) error
+}
+
+// Status is one mount, or one state directory without a running mount.
+type Status struct {
+	Running     bool      `json:"running"`
+	Mountpoint  string    `json:"mountpoint,omitempty"`
+	Backing     string    `json:"backing"`
+	OverMounted bool      `json:"over_mounted"`
+	State       string    `json:"state"`
+	FS          string    `json:"fs"`
+	Pid         int       `json:"pid,omitempty"`
+	Started     time.Time `json:"started,omitzero"`
+	Semantics   string    `json:"semantics,omitempty"`
+	Simulate    string    `json:"simulate,omitempty"`
+	ReadOnly    bool      `json:"read_only,omitempty"`
+
+	Lost          Count `json:"lost"`          // the poison is still there
+	Reinitialized Count `json:"reinitialized"` // media clean, content zero
+	OpenIntents   int   `json:"open_intents"`  // > 0 without a running mount: do not use the backing directly before mounting
+	KeptImages    int   `json:"kept_images"`   // repairs that were given up; their images wait in the journal
+
+	// Trouble is why records can't be kept, or repairs not begun, just now.
+	Trouble []string `json:"trouble,omitempty"`
+
+	// Engine is the recovery engine's own account (recovery.Status; a Client
+	// has what its JSON decodes to); nil when no mount is running.
+	Engine any `json:"engine,omitempty"`
+}
+
+// Count is a number of ranges and the bytes in them.
+type Count struct {
+	Ranges int64 `json:"ranges"`
+	Bytes  int64 `json:"bytes"`
+}
+
+// LostQuery says which lost ranges are wanted.
+type LostQuery struct {
+	Path string // a file, or a directory with all below it; "" for all
+	All  bool   // with history: overwritten and healed ranges too
+}
+
+// EventQuery says which events are wanted.
+type EventQuery struct {
+	Since  time.Time // zero: from the oldest that is kept
+	Follow bool
+}
+
+// Pending is a repair that is not finished: its page must not be used through
+// the backing directory.
+type Pending struct {
+	ID      uint64         `json:"id"` // of the intent; 0 for a page that the medium refused to take
+	File    fileid.ID      `json:"file"`
+	Path    string         `json:"path"`
+	Range   ranges.Range   `json:"range"`
+	Size    int64          `json:"size,omitempty"` // of the file, when the repair is done
+	Time    time.Time      `json:"time,omitzero"`
+	Kept    bool           `json:"kept"`              // given up (conflict, or refused by the medium); only the image remains
+	Image   []byte         `json:"image,omitempty"`   // base64 in JSON; what the page shall hold
+	Missing []ranges.Range `json:"missing,omitempty"` // bytes of Image that could not be had
+}
+
+// InjectRequest asks for poison on a simulated mount: at Ranges of the file
+// Path, or, with Random > 0, at that many places in the files below the
+// directory Path, chosen by Seed.
+type InjectRequest struct {
+	Path        string         `json:"path"`
+	Ranges      []ranges.Range `json:"ranges,omitempty"`
+	Random      int            `json:"random,omitempty"`
+	Seed        uint64         `json:"seed,omitempty"`
+	Latent      bool           `json:"latent,omitempty"`
+	KeepCache   bool           `json:"keep_cache,omitempty"`
+	OnRealFiles bool           `json:"on_real_files,omitempty"` // the backing was not empty when it was first mounted, and that is all right
+}
+
+// Injection is poison that was injected.
+type Injection struct {
+	ID        string         `json:"id"`
+	Path      string         `json:"path"` // when it was injected
+	PathB64   []byte         `json:"path_b64,omitempty"`
+	File      fileid.ID      `json:"file"`
+	Range     ranges.Range   `json:"range"`     // as ordered
+	Latent    bool           `json:"latent"`    // some of what remains is known to nobody yet
+	Remaining []ranges.Range `json:"remaining"` // what no write has cleared
+}
+
+// Exit codes that an Error carries (as fsck).
+const (
+	ExitOperational = 8
+	ExitUsage       = 16
+)
+
+// Error is a refusal: one line that says what happened and where, and what to
+// do next.
+type Error struct {
+	Exit int    `json:"exit"` // ExitOperational or ExitUsage
+	Msg  string `json:"message"`
+	Next string `json:"next,omitempty"`
+	Err  error  `json:"-"` // the cause, for errors.Is
+}
+
+func (e *Error) Error() string {
+	text := e.Msg
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	if e.Next != "" {
+		text += "; " + e.Next
+	}
+	return text
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Flat is e with the cause's text in the message, fit for JSON.
+func (e *Error) Flat() *Error {
+	flat := &Error{Exit: e.Exit, Msg: e.Msg, Next: e.Next}
+	if e.Err != nil {
+		flat.Msg += ": " + e.Err.Error()
+	}
+	return flat
+}
