@@ -1,0 +1,43 @@
+package mount
+
+import (
+	"context"
+	"os"
+
+	"github.com/mendfs/mendfs/mount/control"
+	"github.com/mendfs/mendfs/recovery/ledger"
+)
+
+// backend answers the questions that come through the control socket.
+type backend struct{ m *Mount }
+
+var _ control.Backend = backend{}
+
+func (b backend) Status(context.Context) (control.Status, error) {
+	m := b.m
+	s := control.Status{
+		Running: true, Pid: os.Getpid(), Started: m.started,
+		Mountpoint: m.path, Backing: m.backing, OverMounted: m.path == m.backing,
+		State: m.state.path, FS: m.state.meta.FS,
+		Semantics: m.config.semantics.Name, Simulate: m.config.Simulate, ReadOnly: m.config.ReadOnly,
+		Engine: m.engine.Status(),
+	}
+	for _, err := range []error{m.ledger.Health(), m.journal.Stats().Err, m.events.Health()} {
+		if err != nil {
+			s.Trouble = append(s.Trouble, err.Error())
+		}
+	}
+	return s, m.records.count(&s)
+}
+
+func (b backend) Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, error) {
+	return b.m.records.Lost(ctx, q)
+}
+
+func (b backend) Pending(ctx context.Context, path string) ([]control.Pending, error) {
+	return b.m.records.Pending(ctx, path)
+}
+
+func (b backend) Events(ctx context.Context, q control.EventQuery, line func([]byte) error) error {
+	return b.m.records.Events(ctx, q, line)
+}

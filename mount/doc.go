@@ -1,0 +1,43 @@
+// Package mount turns options into a running mount, and finds, asks and ends
+// running ones.
+//
+// # From options to a mount
+//
+// New goes through these steps; whatever is refused in the first four leaves
+// the system as it was, and a later failure undoes what was done:
+//
+//  1. options alone (options.go, mountopts.go), and whether this machine and
+//     user can mount FUSE at all (checks.go)
+//  2. backing directory and mountpoint, each looked up once (place.go); a dead
+//     mount of ours on the mountpoint is detached here, for it hides what is
+//     to be checked
+//  3. the state directory, if it exists, is of this filesystem (state.go)
+//  4. no running mount is in the way (registry.go)
+//  5. state directory and registry entry are taken, the ledger and the journal
+//     opened, interrupted repairs finished (Engine.Replay)
+//  6. the mount, then the control socket (serve.go, package control)
+//
+// Everything that was opened is closed in the opposite order when the mount is
+// gone, however it went.
+//
+// # Over-mounting
+//
+// Without a mountpoint the mount covers the backing directory itself, and is
+// the only way to it. The daemon reaches the covered directory through a clone
+// of its mount (open_tree) that is not in any namespace's tree. What was
+// mounted below the backing directory is hidden, and shows again, like all
+// original content, when the mount is gone.
+//
+// # State directory
+//
+// Mode 0700, of the user who mounts. Its lock (flock on the file "lock") is
+// held by the mount that runs on it. It belongs to one backing directory of one
+// filesystem, by file handle and UUID as meta.json says, and is refused for any
+// other. It must lie outside of what is mounted.
+//
+// # Registry
+//
+// /run/mendfs for root, $XDG_RUNTIME_DIR/mendfs or /tmp/mendfs-UID for others:
+// one file per running mount, locked by its process, so that a crash leaves
+// nothing that must be cleaned up.
+package mount

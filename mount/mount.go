@@ -1,0 +1,280 @@
+package mount
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/fs"
+	"github.com/mendfs/mendfs/recovery"
+	"github.com/mendfs/mendfs/recovery/event"
+	"github.com/mendfs/mendfs/recovery/media/sim"
+)
+
+// Mount is a running mount.
+type Mount struct {
+	config  *config
+	backing string
+	path    string // the mountpoint
+	started time.Time
+
+	state  *stateDir
+	entry  *registration
+	root   int // the backing directory, out of reach of what is mounted over it
+	events *event.Log
+	sim    *sim.Medium // nil if the medium is real
+	engine *recovery.Engine
+	fs     *fs.FS
+	server *fuse.Server
+	served chan struct{} // closed when the kernel has ended the FUSE connection
+	records
+
+	opened []func() error // how to close what was opened, in the order of opening
+	failed bool           // New came to nothing
+}
+
+// New makes all checks, takes the state directory, finishes repairs that a
+// crash interrupted, and mounts. The mount serves when New returns. When New
+// refuses its arguments, nothing was changed. Errors are *Error.
+func New(o Options) (*Mount, error) {
+	c, err := o.parse()
+	if err != nil {
+		return nil, err
+	}
+	if d, ok := o.Stderr.(*Daemon); ok {
+		if err := d.leaveDirectory(); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkFUSE("/dev/fuse", c.AllowOther); err != nil {
+		return nil, err
+	}
+	t, err := findTarget(c)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	if t.backing.isReadOnly() && !c.ReadOnly {
+		c.ReadOnly = true
+		c.warn("%s is read-only, and so is the mount: repairs have to wait", t.backing.path)
+	}
+	m := &Mount{config: c, backing: t.backing.path, path: t.mountpoint.path, started: time.Now().UTC(), root: -1}
+	if err := m.start(t); err != nil {
+		m.failed = true
+		return nil, errors.Join(err, m.close())
+	}
+	return m, nil
+}
+
+func (m *Mount) start(t *target) error {
+	for _, step := range []func(*target) error{m.claim, m.openRoot, m.openRecords, m.openEngine, m.serve, m.control} {
+		if err := step(t); err != nil {
+			return err
+		}
+	}
+	m.notices(t)
+	return nil
+}
+
+// onClose has f called when the mount ends, before everything opened earlier
+// is closed.
+func (m *Mount) onClose(f func() error) { m.opened = append(m.opened, f) }
+
+func (m *Mount) close() error {
+	var errs []error
+	for _, f := range slices.Backward(m.opened) {
+		errs = append(errs, f())
+	}
+	m.opened = nil
+	return errors.Join(errs...)
+}
+
+// claim takes the state directory and puts the mount on the list of running
+// ones, with the list locked: two that get in each other's way can't start at
+// once.
+func (m *Mount) claim(t *target) error {
+	want, err := describe(t.backing)
+	if err != nil {
+		return failed(err, "mount as a user who may read it", "the backing directory %s can't be examined", t.backing.path)
+	}
+	want.Semantics, want.Simulate = m.config.semantics.Name, m.config.Simulate
+	path, records, err := m.places(t, want)
+	if err != nil {
+		return err
+	}
+	registry, err := openRegistry(registryDir())
+	if err != nil {
+		return err
+	}
+	lock, err := registry.lock()
+	if err != nil {
+		return failed(err, "see who holds it with fuser", "the list of running mounts can't be locked")
+	}
+	defer lock.Close()
+	e := entry{
+		Running:  Running{Mountpoint: m.path, Backing: m.backing, State: path, FS: want.FS, Pid: os.Getpid()},
+		BackedBy: t.backing.spot(),
+		At:       t.mountpoint.spot(),
+		Records:  records,
+	}
+	if err := registry.admit(e, t); err != nil {
+		return err
+	}
+	if m.entry, err = registry.add(e); err != nil {
+		return failed(err, "make room in "+registry.dir, "the mount can't be put on the list of running ones")
+	}
+	m.onClose(m.entry.close) // last: who waits for it finds everything closed
+	if m.state, err = takeState(path, want); err != nil {
+		return err
+	}
+	m.onClose(m.leaveState)
+	return nil
+}
+
+// places checks where the mount keeps its own files: the state directory, by
+// its real path and its spot, and the event log.
+func (m *Mount) places(t *target, want meta) (string, spot, error) {
+	if log := m.config.EventLog; log != "" {
+		if _, _, err := t.locate("event log", log, "give a file elsewhere with --event-log"); err != nil {
+			return "", spot{}, err
+		}
+	}
+	path := cmp.Or(m.config.State, defaultState(t.backing.path, want))
+	real, at, err := t.locate("state directory", path, "give a directory elsewhere with --state")
+	if err != nil {
+		return "", spot{}, err
+	}
+	return real, at, checkState(real, want)
+}
+
+func (m *Mount) leaveState() error {
+	if m.failed {
+		return errors.Join(m.state.discard(), m.state.close())
+	}
+	return m.state.close()
+}
+
+// openRoot keeps hold of the backing directory as it is below any mount. An
+// ordinary user may not clone mounts, and holds the directory itself.
+func (m *Mount) openRoot(t *target) error {
+	fd, err := unix.OpenTree(t.backing.fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	switch {
+	case err == nil:
+		// A mount or umount elsewhere must not reach the clone.
+		private := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &private); err != nil && !errors.Is(err, unix.ENOSYS) { // before 5.12
+			_ = unix.Close(fd) // nothing was done with it
+			return failed(err, "see dmesg", "the clone of %s can't be made private", m.backing)
+		}
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL): // not root; before 5.2; unbindable
+		fd, err = unix.Openat(t.backing.fd, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return notThere(err, "backing directory", m.backing)
+		}
+	default:
+		return failed(err, "see dmesg", "the backing directory %s can't be held", m.backing)
+	}
+	m.root = fd
+	m.onClose(func() error { return unix.Close(fd) })
+	return nil
+}
+
+// notices says what somebody should know who has just mounted.
+func (m *Mount) notices(t *target) {
+	if m.state.fresh {
+		m.config.warn("new state directory %s: what was lost before now is unknown to it", m.state.path)
+	}
+	if p, err := lookup(m.state.path); err == nil { // only a notice depends on it
+		if device := pmemDevice(p.mount.Dev); device != "" && p.mount.Dev == t.backing.mount.Dev {
+			m.config.warn("the state directory %s is on %s, the same memory as the data: one defect can take both; give another with --state", m.state.path, device)
+		}
+		p.close()
+	}
+	if !m.config.semantics.Recover {
+		m.config.warn("semantics %s: programs get EIO over poison, and SIGBUS where they map it", m.config.semantics.Name)
+	}
+	if os.Geteuid() == 0 && !m.config.AllowOther {
+		m.config.warn("only root can reach the files at %s; --allow-other lets other users in", m.path)
+	}
+}
+
+// Ready is the one line for standard output.
+func (m *Mount) Ready() string {
+	how := "over-mounted"
+	if m.path != m.backing {
+		how = "at " + m.path
+	}
+	parts := []string{how, "semantics " + m.config.semantics.Name}
+	if m.config.Simulate != "" {
+		parts = append(parts, "simulated medium "+m.config.Simulate)
+	}
+	if m.config.ReadOnly {
+		parts = append(parts, "read-only")
+	}
+	parts = append(parts, "state "+m.state.path)
+	return fmt.Sprintf("mendfs: %s ready (%s)", m.backing, strings.Join(parts, ", "))
+}
+
+// Wait returns when the mount is gone, by Unmount or from outside, and
+// everything that belonged to it is closed. Call it once.
+func (m *Mount) Wait() error {
+	<-m.served
+	if err := m.close(); err != nil {
+		return failed(err, "look at the state directory "+m.state.path+" before mounting again", "%s was unmounted, but not everything could be closed in order", m.path)
+	}
+	return nil
+}
+
+// Unmount takes the mount away. A mount that is in use is detached, with a
+// notice: it lives on for its users, and Wait waits until the last is gone.
+func (m *Mount) Unmount() error {
+	select {
+	case <-m.served:
+		return nil
+	default:
+	}
+	if err := m.onTop(); err != nil {
+		return err
+	}
+	err := m.detach(false)
+	for try := 0; errors.Is(err, unix.EBUSY) && try < 5; try++ { // files are closed a moment after close(2)
+		time.Sleep(20 * time.Millisecond)
+		err = m.detach(false)
+	}
+	if !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	m.config.warn("%s is in use: detached, it ends with its last user", m.path)
+	return m.detach(true)
+}
+
+// onTop fails if something else was mounted over this mount.
+func (m *Mount) onTop() error {
+	p, err := lookup(m.path)
+	if err != nil {
+		return notThere(err, "mountpoint", m.path)
+	}
+	defer p.close()
+	if p.mount.Dev != m.entry.Dev && p.isMountRoot() {
+		return failed(unix.EBUSY, "umount "+m.path+" first", "%s (%s) is mounted over %s", p.mount.Source, p.mount.Type, m.path)
+	}
+	return nil
+}
+
+func (m *Mount) detach(lazy bool) error {
+	err := detach(m.path, lazy)
+	if err == nil || errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	if errors.Is(err, unix.EINVAL) {
+		return nil // somebody else has unmounted it
+	}
+	return failed(err, "umount -l "+m.path, "%s can't be unmounted", m.path)
+}

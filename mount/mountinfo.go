@@ -1,0 +1,84 @@
+package mount
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// FSType is the type under which the kernel lists our mounts.
+const FSType = "fuse." + fsName
+
+const fsName = "mendfs"
+
+// mountEntry is one line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
+type mountEntry struct {
+	ID         int
+	Dev        string // "major:minor" of the superblock
+	Root       string // the directory of that filesystem which is mounted
+	Mountpoint string
+	Options    []string // of the mount, not of the filesystem
+	Type       string
+	Source     string
+}
+
+// mounts is the mount table of this process, later mounts last.
+func mounts() ([]mountEntry, error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	return parseMountinfo(string(text))
+}
+
+func parseMountinfo(text string) ([]mountEntry, error) {
+	var all []mountEntry
+	for line := range strings.Lines(text) {
+		e, err := parseMountLine(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, fmt.Errorf("/proc/self/mountinfo, line %q: %w", line, err)
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+// parseMountLine reads "ID PARENT MAJ:MIN ROOT MOUNTPOINT OPTIONS [TAG...] - TYPE SOURCE SUPEROPTIONS".
+func parseMountLine(line string) (mountEntry, error) {
+	mount, super, found := strings.Cut(line, " - ")
+	m, s := strings.Split(mount, " "), strings.Split(super, " ")
+	if !found || len(m) < 6 || len(s) < 2 {
+		return mountEntry{}, fmt.Errorf("too few fields")
+	}
+	id, err := strconv.Atoi(m[0])
+	if err != nil {
+		return mountEntry{}, err
+	}
+	return mountEntry{
+		ID:         id,
+		Dev:        m[2],
+		Root:       unescapeMount(m[3]),
+		Mountpoint: unescapeMount(m[4]),
+		Options:    strings.Split(m[5], ","),
+		Type:       s[0],
+		Source:     unescapeMount(s[1]),
+	}, nil
+}
+
+// unescapeMount undoes the kernel's \ooo for space, tab, newline, backslash
+// and #.
+func unescapeMount(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

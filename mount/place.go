@@ -1,0 +1,143 @@
+package mount
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// place is an existing file or directory, looked up once: everything is asked
+// of the descriptor, so that a rename or a symlink made meanwhile can't lead a
+// check and the action after it to different places.
+type place struct {
+	fd    int        // O_PATH; closed by close
+	path  string     // absolute, without symlinks
+	mount mountEntry // the mount it lies on
+}
+
+// lookup finds path. It works on the root of a dead FUSE mount as well: O_PATH
+// asks nothing of the filesystem there (Linux 6.18; TestDeadMountIsReplaced).
+func lookup(path string) (*place, error) { return lookupAs(path, 0) }
+
+func lookupAs(path string, flags int) (*place, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|flags, 0)
+	if err != nil {
+		return nil, err
+	}
+	p := &place{fd: fd}
+	if err := p.locate(); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *place) close() { _ = unix.Close(p.fd) } // O_PATH: nothing was written through it
+
+func (p *place) locate() error {
+	path, err := os.Readlink(fdPath(p.fd))
+	if err != nil {
+		return err
+	}
+	p.path = path
+	id, err := mountID(p.fd)
+	if err != nil {
+		return err
+	}
+	all, err := mounts()
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		if e.ID == id {
+			p.mount = e
+			return nil
+		}
+	}
+	return fmt.Errorf("mount %d is not in /proc/self/mountinfo", id)
+}
+
+func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+// mountID reads fdinfo, which answers for dead mounts too; statx would not.
+func mountID(fd int) (int, error) {
+	f, err := os.Open("/proc/self/fdinfo/" + strconv.Itoa(fd))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if id, ok := strings.CutPrefix(s.Text(), "mnt_id:"); ok {
+			return strconv.Atoi(strings.TrimSpace(id))
+		}
+	}
+	return 0, fmt.Errorf("no mnt_id in fdinfo")
+}
+
+// isMountRoot reports whether something is mounted at this very place.
+func (p *place) isMountRoot() bool { return p.mount.Mountpoint == p.path }
+
+// isDead reports whether the place is on a FUSE mount whose daemon is gone.
+// statfs always asks the daemon, while stat may be answered from a cache.
+func (p *place) isDead() bool {
+	var st unix.Statfs_t
+	return errors.Is(unix.Fstatfs(p.fd, &st), unix.ENOTCONN)
+}
+
+// checkDir fails if the place is not a directory that can be asked.
+func (p *place) checkDir() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(p.fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return unix.ENOTDIR
+	}
+	return nil
+}
+
+// spot names a directory within its filesystem, whatever the path by which it
+// was reached: bind mounts and mount namespaces make no difference.
+type spot struct {
+	Dev   string `json:"dev"`   // "major:minor" of the superblock
+	Inner string `json:"inner"` // path from the root of that filesystem
+}
+
+func (p *place) spot() spot {
+	return spot{Dev: p.mount.Dev, Inner: filepath.Join(p.mount.Root, relative(p.mount.Mountpoint, p.path))}
+}
+
+// holds reports whether o is s or lies below it.
+func (s spot) holds(o spot) bool { return s.Dev == o.Dev && below(s.Inner, o.Inner) }
+
+// holds reports whether o is p or lies below it, by path or by filesystem.
+func (p *place) holds(o *place) bool {
+	return below(p.path, o.path) || p.spot().holds(o.spot())
+}
+
+// below reports whether the clean absolute path is dir or lies below it.
+func below(dir, path string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
+}
+
+// relative is path, which lies below dir, seen from dir.
+func relative(dir, path string) string {
+	rel := strings.Trim(strings.TrimPrefix(path, dir), "/")
+	if rel == "" {
+		return "."
+	}
+	return rel
+}
+
+// isReadOnly reports whether nothing can be written there: the mount or the
+// filesystem is read-only.
+func (p *place) isReadOnly() bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(p.fd, &st) == nil && st.Flags&unix.ST_RDONLY != 0
+}

@@ -1,0 +1,283 @@
+package mount
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/fileid"
+)
+
+// Running is a running mount as the registry knows it.
+type Running struct {
+	Mountpoint string `json:"mountpoint"`
+	Backing    string `json:"backing"`
+	State      string `json:"state"`
+	FS         string `json:"fs"`
+	Pid        int    `json:"pid"`
+	Rel        string `json:"-"` // set by Find: the path asked for, relative to Mountpoint; "." for the mountpoint
+}
+
+// entry is one file of the registry: a mount, and what is needed to tell
+// whether another one would get in its way. The mount's process holds a lock
+// (flock) on the file for as long as it lives, so that an entry without a lock
+// is what a crash left.
+type entry struct {
+	Running
+	Dev      string `json:"dev"` // of the FUSE filesystem, once it is mounted
+	BackedBy spot   `json:"backed_by"`
+	At       spot   `json:"at"`      // the directory that the mountpoint covers
+	Records  spot   `json:"records"` // the state directory
+}
+
+// registry is the directory that lists the running mounts of one user.
+type registry struct{ dir string }
+
+// rootRegistry is where root's mounts are listed, for all to read.
+const rootRegistry = "/run/mendfs"
+
+// registryDir is where this user's mounts are listed.
+func registryDir() string {
+	if os.Geteuid() == 0 {
+		return rootRegistry
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		return filepath.Join(dir, "mendfs")
+	}
+	return "/tmp/mendfs-" + strconv.Itoa(os.Geteuid())
+}
+
+// registries is all that this user may read. They need not exist.
+func registries() []*registry {
+	list := []*registry{{registryDir()}}
+	if registryDir() != rootRegistry {
+		list = append(list, &registry{rootRegistry})
+	}
+	return list
+}
+
+// openRegistry makes sure that the registry dir is there, and nobody else's.
+func openRegistry(dir string) (*registry, error) {
+	mode := os.FileMode(0o700)
+	if os.Geteuid() == 0 {
+		mode = 0o755 // users may see which directories root protects
+	}
+	if err := os.MkdirAll(dir, mode); err != nil {
+		return nil, failed(err, "make the directory above it writable", "the list of running mounts can't be kept in %s", dir)
+	}
+	if err := checkOwned(dir); err != nil {
+		return nil, failed(err, "remove it, or give it to yourself with mode 0700", "the list of running mounts can't be kept in %s", dir)
+	}
+	return &registry{dir}, nil
+}
+
+// checkOwned fails unless path is a directory, no symlink, that only this user
+// can write.
+func checkOwned(path string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return err
+	}
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
+		return errors.New("it is a symbolic link")
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return unix.ENOTDIR
+	case int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("it belongs to uid %d", st.Uid)
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("others can write it (mode %04o)", st.Mode&0o7777)
+	}
+	return nil
+}
+
+// lock keeps other mounts from starting until the returned file is closed:
+// between the look at the list and the new entry in it nothing may change.
+func (r *registry) lock() (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(r.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		_ = f.Close() // nothing was written
+		return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+	}
+	return f, nil
+}
+
+// entries is all mounts whose process lives.
+func (r *registry) entries() ([]entry, error) {
+	files, err := filepath.Glob(filepath.Join(r.dir, "*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var all []entry
+	for _, path := range files {
+		e, err := readEntry(path)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, errStale) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		all = append(all, e)
+	}
+	slices.SortFunc(all, func(a, b entry) int { return strings.Compare(a.Mountpoint, b.Mountpoint) })
+	return all, nil
+}
+
+var errStale = errors.New("left by a process that is gone")
+
+func readEntry(path string) (entry, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return entry{}, err
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if err == nil {
+		if now, err := os.Stat(path); err == nil && !isFile(f, now) {
+			return readEntry(path) // its process has replaced it just now
+		}
+		return entry{}, errStale
+	}
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return entry{}, err
+	}
+	var e entry
+	return e, json.NewDecoder(f).Decode(&e)
+}
+
+func isFile(f *os.File, info os.FileInfo) bool {
+	own, err := f.Stat()
+	return err == nil && os.SameFile(own, info)
+}
+
+// sweep removes what crashes have left. The registry must be locked.
+func (r *registry) sweep() error {
+	files, err := filepath.Glob(filepath.Join(r.dir, "*.json"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, path := range files {
+		if _, err := readEntry(path); errors.Is(err, errStale) {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// conflict is why e can't be mounted beside the running mounts all; nil if it
+// can.
+func (e entry) conflict(all []entry) error {
+	for _, o := range all {
+		next := "mendfs umount " + o.Mountpoint
+		switch {
+		case o.BackedBy == e.BackedBy:
+			return failed(nil, next, "already mounted: %s is the backing directory of the mount at %s (pid %d)", e.Backing, o.Mountpoint, o.Pid)
+		case o.BackedBy.holds(e.BackedBy):
+			return failed(nil, next, "the backing directory %s lies within %s, which is mounted at %s (pid %d)", e.Backing, o.Backing, o.Mountpoint, o.Pid)
+		case e.BackedBy.holds(o.BackedBy):
+			return failed(nil, next, "the backing directory %s contains %s, which is mounted at %s (pid %d)", e.Backing, o.Backing, o.Mountpoint, o.Pid)
+		case o.BackedBy.holds(e.At):
+			return failed(nil, next, "the mountpoint %s lies inside %s, which is mounted at %s (pid %d)", e.Mountpoint, o.Backing, o.Mountpoint, o.Pid)
+		case o.BackedBy.holds(e.Records):
+			return failed(nil, "give another with --state", "the state directory %s lies inside %s, which is mounted at %s (pid %d)", e.State, o.Backing, o.Mountpoint, o.Pid)
+		case e.BackedBy.holds(o.Records):
+			return failed(nil, next, "the backing directory %s contains %s, the state directory of the mount at %s (pid %d)", e.Backing, o.State, o.Mountpoint, o.Pid)
+		case o.Records == e.Records:
+			return failed(nil, "give another with --state", "the state directory %s is in use by the mount at %s (pid %d)", e.State, o.Mountpoint, o.Pid)
+		}
+	}
+	return nil
+}
+
+// admit refuses e if it would get in the way of a mount that runs. The
+// registry must be locked.
+func (r *registry) admit(e entry, t *target) error {
+	if err := r.sweep(); err != nil {
+		return failed(err, "remove the file", "the list of running mounts can't be tidied")
+	}
+	all, err := r.entries()
+	if err != nil {
+		return failed(err, "remove the file if no mendfs runs", "the list of running mounts can't be read")
+	}
+	if err := e.conflict(all); err != nil {
+		return err
+	}
+	return otherUsersMount(t, all)
+}
+
+// registration is this process's entry; its lock is held until close.
+type registration struct {
+	entry
+	registry *registry
+	path     string
+	file     *os.File
+}
+
+// file is the path of the entry of the mount at mountpoint.
+func (r *registry) file(mountpoint string) string {
+	return filepath.Join(r.dir, fileid.Short(mountpoint)+".json")
+}
+
+// add puts e on the list. The registry must be locked.
+func (r *registry) add(e entry) (*registration, error) {
+	reg := &registration{entry: e, registry: r, path: r.file(e.Mountpoint)}
+	return reg, reg.write()
+}
+
+// write replaces the entry's file: whoever reads it finds a whole and locked
+// one, the old or the new.
+func (reg *registration) write() error {
+	tmp := reg.path + ".new"
+	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(
+		unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB),
+		json.NewEncoder(f).Encode(reg.entry),
+		f.Chmod(0o644),
+		os.Rename(tmp, reg.path),
+	)
+	if err != nil {
+		_ = f.Close() // the file is not in use
+		return fmt.Errorf("%s: %w", tmp, err)
+	}
+	if reg.file != nil {
+		_ = reg.file.Close() // replaced
+	}
+	reg.file = f
+	return nil
+}
+
+// mounted notes the device number of the FUSE filesystem.
+func (reg *registration) mounted(dev string) error {
+	lock, err := reg.registry.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	reg.Dev = dev
+	return reg.write()
+}
+
+// close takes the entry off the list.
+func (reg *registration) close() error {
+	return errors.Join(os.Remove(reg.path), reg.file.Close())
+}

@@ -1,0 +1,250 @@
+package mount
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/fileid"
+)
+
+// The files of a state directory, beside control.Socket.
+const (
+	metaFile    = "meta.json"
+	lockFile    = "lock"
+	journalFile = "journal"
+	ledgerFile  = "ledger.db"
+	eventsFile  = "events.jsonl"
+	poisonFile  = "poison.jsonl"
+	logFile     = "mendfs.log"
+)
+
+// metaVersion is the version of meta.json, and of the directory's layout.
+const metaVersion = 1
+
+// meta is meta.json: whose records the state directory keeps.
+type meta struct {
+	Version   int       `json:"version"`
+	FS        string    `json:"fs"`   // fileid.Filesystem
+	Root      fileid.ID `json:"root"` // of the backing directory
+	Backing   string    `json:"backing"`
+	Created   time.Time `json:"created"`
+	RealFiles bool      `json:"real_files"` // the backing directory was not empty when this was made
+	Semantics string    `json:"semantics"`  // of the last mount
+	Simulate  string    `json:"simulate,omitempty"`
+}
+
+// stateDir is a state directory that this process holds the lock of.
+type stateDir struct {
+	path  string
+	meta  meta
+	made  bool // by this process
+	fresh bool // without records so far
+	lock  *os.File
+}
+
+// defaultState is where the records of the backing directory are kept unless
+// --state says otherwise.
+func defaultState(backing string, m meta) string {
+	name := filepath.Base(backing)
+	if name == "/" {
+		name = "root"
+	}
+	return filepath.Join(stateHome(), name+"-"+fileid.Short(m.FS+" "+m.Root.Key()))
+}
+
+func stateHome() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/mendfs"
+	}
+	return filepath.Join(cmp.Or(os.Getenv("XDG_STATE_HOME"), filepath.Join(os.Getenv("HOME"), ".local/state")), "mendfs")
+}
+
+// describe is the meta.json that a first mount of the backing directory has.
+func describe(backing *place) (meta, error) {
+	name, err := fileid.Filesystem(backing.fd)
+	if err != nil {
+		return meta{}, err
+	}
+	root, err := fileid.Of(backing.fd)
+	if err != nil {
+		return meta{}, err
+	}
+	empty, err := isEmpty(fdPath(backing.fd))
+	if err != nil {
+		return meta{}, err
+	}
+	return meta{
+		Version: metaVersion, FS: name, Root: root, Backing: backing.path,
+		Created: time.Now().UTC(), RealFiles: !empty,
+	}, nil
+}
+
+// isEmpty looks for anything but what mkfs leaves.
+func isEmpty(dir string) (bool, error) {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range list {
+		if e.Name() != "lost+found" {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// checkState refuses a state directory that is not fit for the backing
+// directory that want describes. It changes nothing. The directory need not
+// exist.
+func checkState(path string, want meta) error {
+	err := checkOwned(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return usage("chown and chmod 0700 it, or give another with --state", "the state directory %s can't be used: %v", path, err)
+	}
+	got, err := readMeta(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if list, err := os.ReadDir(path); err != nil || len(list) > 0 {
+			return usage("give an empty or a new directory with --state", "%s is not a state directory, and not empty", path)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if got.FS != want.FS || got.Root.Key() != want.Root.Key() {
+		return usage("give another with --state", "%s is the state directory of another filesystem: %s of %s, not %s of %s",
+			path, got.Backing, got.FS, want.Backing, want.FS)
+	}
+	return nil
+}
+
+func readMeta(dir string) (meta, error) {
+	text, err := os.ReadFile(filepath.Join(dir, metaFile))
+	if err != nil {
+		return meta{}, err
+	}
+	var m meta
+	if err := json.Unmarshal(text, &m); err != nil || m.Version < 1 {
+		return meta{}, failed(err, "restore it from a backup, or start a new state directory with --state", "%s in %s is damaged", metaFile, dir)
+	}
+	if m.Version > metaVersion {
+		return meta{}, failed(nil, "use a newer mendfs", "the state directory %s has version %d, this mendfs knows up to %d", dir, m.Version, metaVersion)
+	}
+	return m, nil
+}
+
+// takeState locks the state directory at path, making it first if it isn't
+// there. checkState has agreed to it.
+func takeState(path string, want meta) (*stateDir, error) {
+	s := &stateDir{path: path, meta: want}
+	if err := s.take(); err != nil {
+		var known *Error
+		if errors.As(err, &known) {
+			return nil, err
+		}
+		return nil, failed(err, "make room and permission for it, or give another with --state", "the state directory %s can't be used", path)
+	}
+	return s, nil
+}
+
+func (s *stateDir) take() error {
+	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
+		return err
+	}
+	err := os.Mkdir(s.path, 0o700)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	s.made = err == nil
+	if s.lock, err = lockState(s.path); err != nil {
+		return err
+	}
+	got, err := readMeta(s.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.fresh = true
+	case err != nil:
+		_ = s.lock.Close() // nothing was written
+		return err
+	default:
+		s.meta.Created, s.meta.RealFiles = got.Created, got.RealFiles
+	}
+	if err := s.writeMeta(); err != nil {
+		_ = s.lock.Close() // nothing was written
+		return err
+	}
+	return nil
+}
+
+// lockState locks the state directory dir; the error is a usage error when
+// another process has it.
+func lockState(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for try := 0; errors.Is(err, unix.EWOULDBLOCK) && try < 10; try++ { // a verb may be reading for a moment
+		time.Sleep(50 * time.Millisecond)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err == nil {
+		return f, nil
+	}
+	_ = f.Close() // nothing was written
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, failed(nil, "see mendfs status --state "+dir+", or give another with --state", "the state directory %s is in use by another mendfs", dir)
+	}
+	return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+}
+
+// writeMeta puts meta.json in place, whole and durable.
+func (s *stateDir) writeMeta() error {
+	text, err := json.MarshalIndent(s.meta, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := s.file(metaFile + ".new")
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(text, '\n'))
+	if err := errors.Join(err, f.Sync(), f.Close(), os.Rename(tmp, s.file(metaFile))); err != nil {
+		return err
+	}
+	return syncDir(s.path)
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (s *stateDir) file(name string) string { return filepath.Join(s.path, name) }
+
+// close gives the directory free.
+func (s *stateDir) close() error { return s.lock.Close() }
+
+// discard removes a directory that this process has made, for a mount that
+// came to nothing: no file was ever served with it.
+func (s *stateDir) discard() error {
+	if !s.made {
+		return nil
+	}
+	return os.RemoveAll(s.path)
+}
