@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mendfs/mendfs/mount/control"
+	"github.com/mendfs/mendfs/recovery/ledger"
+)
+
+type lostOptions struct {
+	all, pending, json bool
+	state, target      string
+}
+
+func newLost() *cobra.Command {
+	var o lostOptions
+	cmd := &cobra.Command{
+		Use:   "lost [--all|--pending] PATH|MOUNTPOINT [--state DIR]",
+		Short: "list lost ranges",
+		Long: `lost lists the bytes that were lost in a file, or in all files below a directory:
+in state "lost" the poison is still there, in state "reinitialized" the media are clean
+and the bytes are zero. --all adds what was overwritten or healed since.
+--pending lists repairs that are not finished instead.
+
+With --state the answer comes from a state directory, also when nothing is mounted;
+PATH is then optional.
+
+Exit status, added up: 0 nothing is lost, 1 loss that was repaired, 4 loss left
+(or repairs pending), 8 it did not work, 16 wrong usage.`,
+		Args: takes(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.all && o.pending {
+				return &usageError{"--all and --pending exclude each other", "give one of them"}
+			}
+			o.target = argument(args)
+			return runLost(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.all, "all", false, "with history: overwritten and healed ranges too")
+	f.BoolVar(&o.pending, "pending", false, "repairs that are not finished")
+	f.StringVar(&o.state, "state", "", "ask the state directory `DIR`")
+	f.BoolVar(&o.json, "json", false, "print JSON")
+	return cmd
+}
+
+// argument is the one optional target of a verb.
+func argument(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+func runLost(ctx context.Context, o lostOptions, stdout, stderr io.Writer) error {
+	return ask(ctx, o.state, o.target, func(src source, rel string) error {
+		if o.pending {
+			list, err := src.Pending(ctx, rel)
+			if err != nil {
+				return err
+			}
+			return printPending(list, o.json, stdout, stderr)
+		}
+		rows, err := src.Lost(ctx, control.LostQuery{Path: rel, All: o.all})
+		if err != nil {
+			return err
+		}
+		return printLost(rows, o.json, stdout, stderr)
+	})
+}
+
+func printLost(rows []ledger.Row, asJSON bool, stdout, stderr io.Writer) error {
+	if asJSON {
+		if err := printJSON(stdout, "lost", list(rows)); err != nil {
+			return err
+		}
+		return lossOutcome(rows)
+	}
+	if len(rows) == 0 {
+		fmt.Fprintln(stderr, "nothing is lost")
+		return nil
+	}
+	table := [][]string{{"RANGE", "STATE", "SINCE", "CAUSE", "SOURCE", "PATH"}}
+	for _, r := range rows {
+		table = append(table, []string{
+			r.Range.String(), string(r.State), r.Changed.UTC().Format(time.RFC3339), r.Cause, r.Source, quote(r.Path),
+		})
+	}
+	if err := printTable(stdout, table); err != nil {
+		return err
+	}
+	return lossOutcome(rows)
+}
+
+// lossOutcome adds up the exit code: loss that is repaired, loss that is left.
+func lossOutcome(rows []ledger.Row) error {
+	code := outcome(exitClean)
+	for _, r := range rows {
+		switch r.State {
+		case ledger.Lost:
+			code |= exitLossLeft
+		default:
+			code |= exitRepaired
+		}
+	}
+	if code == exitClean {
+		return nil
+	}
+	return code
+}
+
+func printPending(pending []control.Pending, asJSON bool, stdout, stderr io.Writer) error {
+	var err error
+	switch {
+	case asJSON:
+		err = printJSON(stdout, "pending", list(pending))
+	case len(pending) == 0:
+		fmt.Fprintln(stderr, "no repair is pending")
+	default:
+		err = printTable(stdout, pendingTable(pending))
+	}
+	if err == nil && len(pending) > 0 {
+		return outcome(exitLossLeft)
+	}
+	return err
+}
+
+func pendingTable(pending []control.Pending) [][]string {
+	table := [][]string{{"ID", "RANGE", "STATE", "SINCE", "IMAGE", "PATH"}}
+	for _, p := range pending {
+		state, image := "open", "none"
+		if p.Kept {
+			state = "given up"
+		}
+		if len(p.Image) > 0 {
+			missing := int64(0)
+			for _, m := range p.Missing {
+				missing += m.Len
+			}
+			image = fmt.Sprintf("%d bytes, %d missing", len(p.Image), missing)
+		}
+		table = append(table, []string{
+			fmt.Sprint(p.ID), p.Range.String(), state, p.Time.UTC().Format(time.RFC3339), image, quote(p.Path),
+		})
+	}
+	return table
+}
+
+// list is items as it goes into JSON: [] instead of null.
+func list[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
+}

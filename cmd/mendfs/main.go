@@ -1,0 +1,34 @@
+// Command mendfs is a filesystem that reads around memory poison, makes
+// damaged pages usable again when they are overwritten, and keeps a ledger of
+// what was lost.
+//
+// This package is the command line and nothing else: one file per verb, each
+// with a run function that takes a context, its options and two writers, and
+// returns an error. Standard output is data, standard error is talk. What the
+// errors become is in exit.go.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go interrupt(signals, cancel)
+	os.Exit(execute(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// interrupt cancels the running verb at the first signal, so that it can put
+// things in order, and gives up at the second. It ends with the process.
+func interrupt(signals <-chan os.Signal, cancel context.CancelFunc) {
+	<-signals
+	cancel()
+	<-signals
+	os.Exit(exitCancelled)
+}

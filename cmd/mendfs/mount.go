@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mendfs/mendfs/mount"
+)
+
+type mountOptions struct {
+	mount.Options
+	daemon bool
+	lists  []string // each -o as given
+}
+
+func newMount() *cobra.Command {
+	var o mountOptions
+	cmd := &cobra.Command{
+		Use:   "mount [flags] BACKING [MOUNTPOINT]",
+		Short: "mount a directory with protection against memory poison",
+		Long: `mount serves BACKING at MOUNTPOINT, or over BACKING itself if there is no MOUNTPOINT.
+It prints one line when it is ready, stays in the foreground, and unmounts and ends
+at SIGINT or SIGTERM, or by itself after 'mendfs umount'.
+
+Lost bytes read as zero and are in the ledger. Programs that have checksums or
+replicas of their own are better served by --semantics strict, where they get EIO.
+
+Exit status: 0 unmounted, 8 it did not work, 16 wrong usage, 32 interrupted twice.`,
+		Example: `  mendfs mount /srv/db
+  mendfs mount --daemon --semantics strict /mnt/pmem /srv/db
+  mendfs mount --simulate dax /tmp/scratch /tmp/mnt`,
+		Args: takes(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Backing = args[0]
+			if len(args) == 2 {
+				if o.Mountpoint = args[1]; args[1] == "" {
+					return &usageError{"the MOUNTPOINT is empty", "name a directory, or leave it out to mount over BACKING itself"}
+				}
+			}
+			return runMount(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.daemon, "daemon", false, "return when the mount is ready, and serve in the background")
+	f.StringVar(&o.State, "state", "", "state `DIR`: journal, ledger, events (default: /var/lib/mendfs/NAME, or $XDG_STATE_HOME/mendfs/NAME)")
+	f.StringVar(&o.Semantics, "semantics", "recover", "what programs see of poison: recover or strict (`NAME`)")
+	f.StringVar(&o.Simulate, "simulate", "", "simulate poison as this `PROFILE` of kernel and memory does: dax, dax-5.18, line")
+	f.BoolVar(&o.AllowOther, "allow-other", false, "let other users in, as far as the file modes do")
+	f.BoolVar(&o.ReadOnly, "read-only", false, "mount read-only; repairs nothing")
+	f.StringArrayVarP(&o.lists, "options", "o", nil, "mount options as `opt,opt`: ro, allow_other, nosuid, nodev, noexec, noatime, fsname=, ...")
+	f.StringVar(&o.EventLog, "event-log", "", "write the events to this `FILE` too")
+	return cmd
+}
+
+func runMount(ctx context.Context, o mountOptions, stdout, stderr io.Writer) error {
+	for _, list := range o.lists {
+		o.MountOpts = append(o.MountOpts, strings.Split(list, ",")...)
+	}
+	if !o.daemon {
+		o.Stderr = stderr
+		return serve(ctx, o.Options, func(m *mount.Mount) error {
+			_, err := fmt.Fprintln(stdout, m.Ready())
+			return err
+		})
+	}
+	if daemon := mount.Background(); daemon != nil {
+		o.Stderr = daemon
+		return serveDaemon(ctx, o.Options, daemon)
+	}
+	ready, err := mount.Daemonize(os.Args[1:], stderr)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, ready)
+	return err
+}
+
+// serveDaemon tells the waiting parent the outcome, whatever it is.
+func serveDaemon(ctx context.Context, o mount.Options, daemon *mount.Daemon) error {
+	waiting := true
+	err := serve(ctx, o, func(m *mount.Mount) error {
+		waiting = false
+		return daemon.Ready(m)
+	})
+	if err != nil && waiting {
+		if told := daemon.Failed(err); told != nil {
+			fmt.Fprintf(daemon, "mendfs mount: telling the caller: %v\n", told)
+		}
+	}
+	return err
+}
+
+// serve mounts, says so, and returns when the mount is gone: unmounted from
+// outside or because ctx ended.
+func serve(ctx context.Context, o mount.Options, ready func(*mount.Mount) error) error {
+	m, err := mount.New(o)
+	if err != nil {
+		return err
+	}
+	detach := func() {
+		if err := m.Unmount(); err != nil {
+			fmt.Fprintf(o.Stderr, "mendfs mount: %v\n", err)
+		}
+	}
+	if err := ready(m); err != nil {
+		detach()
+		if ended := m.Wait(); ended != nil {
+			fmt.Fprintf(o.Stderr, "mendfs mount: %v\n", ended)
+		}
+		return fmt.Errorf("saying that the mount is ready: %w", err)
+	}
+	stop := context.AfterFunc(ctx, detach)
+	defer stop()
+	return m.Wait()
+}

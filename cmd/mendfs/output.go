@@ -1,0 +1,62 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
+)
+
+// quote is a path or name as people may see it on a terminal: unchanged, or,
+// if it is empty, has control characters, is not UTF-8 or could be read as a
+// quoted one, as a quoted Go string.
+func quote(name string) string {
+	if name != "" && name[0] != '"' && name == printable(name) {
+		return name
+	}
+	return strconv.Quote(name)
+}
+
+// printable is text with everything that a terminal might obey written out.
+func printable(text string) string {
+	if utf8.ValidString(text) && strings.IndexFunc(text, isControl) < 0 {
+		return text
+	}
+	quoted := strconv.Quote(text)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+}
+
+func isControl(r rune) bool { return !unicode.IsPrint(r) }
+
+// printTable writes rows, the first of them the headings, in aligned columns.
+func printTable(w io.Writer, rows [][]string) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		if _, err := fmt.Fprintln(table, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return table.Flush()
+}
+
+// printJSON writes {"version":1,"<noun>":items} as one line.
+func printJSON(w io.Writer, noun string, items any) error {
+	list, err := json.Marshal(items)
+	if err != nil {
+		return fmt.Errorf("writing JSON: %w", err)
+	}
+	_, err = fmt.Fprintf(w, "{\"version\":1,%q:%s}\n", noun, list)
+	return err
+}
+
+// count is "1 intent", "2 intents".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/mendfs/mendfs/mount"
+	"github.com/mendfs/mendfs/mount/control"
+	"github.com/mendfs/mendfs/recovery/event"
+	"github.com/mendfs/mendfs/recovery/fileid"
+	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares got with testdata/name.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s (go test -update writes it anew)\ngot:\n%swant:\n%s", path, got, want)
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for name, want := range map[string]string{
+		"base/16384/2619": "base/16384/2619",
+		"with spaces, ü":  "with spaces, ü",
+		`it's "fine"`:     `it's "fine"`,
+		`"quoted"`:        `"\"quoted\""`,
+		"":                `""`,
+		"a\nb":            `"a\nb"`,
+		"\x1b[31mred":     `"\x1b[31mred"`,
+		"not\xffutf8":     `"not\xffutf8"`,
+		"left\u202eright": `"left\u202eright"`,
+	} {
+		if got := quote(name); got != want {
+			t.Errorf("%q: got %s, want %s", name, got, want)
+		}
+	}
+}
+
+var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+func exampleRows() []ledger.Row {
+	return []ledger.Row{
+		{
+			ID: 1, File: fileid.ID{Ino: 1311}, Path: "base/16384/2619", Range: ranges.Range{Off: 81920, Len: 64},
+			State: ledger.Lost, Cause: "eio", Source: "kernel", Granularity: 64, First: noon, Changed: noon,
+		},
+		{
+			ID: 2, File: fileid.ID{Ino: 1312}, Path: "name\nwith newline", Range: ranges.Range{Off: 0, Len: 1 << 30},
+			State: ledger.Reinitialized, Cause: "short-read", Source: "simulated", Granularity: 512, First: noon, Changed: noon.Add(time.Hour),
+		},
+	}
+}
+
+func TestOutput(t *testing.T) {
+	rows := exampleRows()
+	pending := []control.Pending{
+		{ID: 7, Path: "a", Range: ranges.Page(4096), Size: 5000, Time: noon, Image: make([]byte, 4096), Missing: []ranges.Range{{Off: 4160, Len: 64}}},
+		{ID: 8, Path: "b", Range: ranges.Range{Off: 0, Len: 8192}, Size: 8192, Time: noon, Kept: true},
+	}
+	running := control.Status{
+		Running: true, Mountpoint: "/srv/db", Backing: "/srv/db", OverMounted: true, State: "/var/lib/mendfs/db-1a2b3c4d", FS: "uuid",
+		Pid: 42, Started: noon, Semantics: "recover", Simulate: "dax", Lost: control.Count{Ranges: 1, Bytes: 64},
+		Reinitialized: control.Count{Ranges: 2, Bytes: 1024}, OpenIntents: 1, Engine: map[string]any{"reads_recovered": 3.0},
+	}
+	stopped := control.Status{Backing: "/srv/db", State: "/var/lib/mendfs/db-1a2b3c4d", FS: "uuid", OpenIntents: 2, KeptImages: 1}
+	uid := uint32(999)
+	line, err := json.Marshal(event.Event{
+		Version: 1, ID: "01J", Time: noon, Event: event.Lost, Path: "base/16384/2619", Offset: 81920, Length: 64, Source: "kernel",
+		Detected: "eio", Salvaged: 4032, Pid: 4242, UID: &uid, Comm: "postgres", Action: "zero-filled", Count: 3,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, print := range map[string]func(w io.Writer) error{
+		"lost.txt":       func(w io.Writer) error { return printLost(rows, false, w, w) },
+		"lost.json":      func(w io.Writer) error { return printLost(rows, true, w, w) },
+		"lost-none.txt":  func(w io.Writer) error { return printLost(nil, false, w, w) },
+		"lost-none.json": func(w io.Writer) error { return printLost(nil, true, w, w) },
+		"pending.txt":    func(w io.Writer) error { return printPending(pending, false, w, w) },
+		"status.txt":     func(w io.Writer) error { return printStatus(w, running) },
+		"status-off.txt": func(w io.Writer) error { return printStatus(w, stopped) },
+		"inject.txt": func(w io.Writer) error {
+			return printTable(w, injectionTable([]control.Injection{{ID: "1", Path: "a", Range: ranges.Range{Off: 64, Len: 64}}, {ID: "2", Path: "b", Range: ranges.Range{Off: 0, Len: 4096}, Latent: true}}))
+		},
+		"events.txt":   func(w io.Writer) error { return printEvent(w, line, false) },
+		"events.jsonl": func(w io.Writer) error { return printEvent(w, line, true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			var answer outcome
+			if err := print(&out); err != nil && !errors.As(err, &answer) {
+				t.Fatal(err)
+			}
+			golden(t, name, out.Bytes())
+		})
+	}
+}
+
+func TestLossOutcome(t *testing.T) {
+	for name, c := range map[string]struct {
+		states []ledger.State
+		want   int
+	}{
+		"nothing":        {nil, 0},
+		"reinitialized":  {[]ledger.State{ledger.Reinitialized}, 1},
+		"history":        {[]ledger.State{ledger.Overwritten, ledger.Healed}, 1},
+		"lost":           {[]ledger.State{ledger.Lost, ledger.Lost}, 4},
+		"both, added up": {[]ledger.State{ledger.Lost, ledger.Reinitialized}, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var rows []ledger.Row
+			for _, s := range c.states {
+				rows = append(rows, ledger.Row{State: s})
+			}
+			if got := exitCode(lossOutcome(rows)); got != c.want {
+				t.Errorf("got %d, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+func TestExitCode(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want int
+	}{
+		"success":            {nil, 0},
+		"outcome":            {outcome(5), 5},
+		"unknown trouble":    {io.ErrUnexpectedEOF, 8},
+		"mount: operational": {fmt.Errorf("wrapped: %w", &mount.Error{Exit: 8}), 8},
+		"mount: usage":       {&mount.Error{Exit: 16}, 16},
+		"usage":              {&usageError{}, 16},
+		"failure":            {&failure{err: io.EOF}, 8},
+		"interrupted":        {fmt.Errorf("asking: %w", context.Canceled), 32},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := exitCode(c.err); got != c.want {
+				t.Errorf("got %d, want %d", got, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// execute runs one command line and returns its exit code. It says what went
+// wrong on stderr, in one line.
+func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	var answer outcome
+	if err != nil && !errors.As(err, &answer) {
+		fmt.Fprintf(stderr, "%s: %v\n", cmd.CommandPath(), oneLine(err))
+	}
+	return exitCode(err)
+}
+
+// oneLine is the text of err as it may be printed: in one line (errors.Join
+// makes several), and with a plain word for cancelling.
+func oneLine(err error) string {
+	return printable(strings.NewReplacer("\n", "; ", context.Canceled.Error(), "interrupted").Replace(err.Error()))
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "mendfs VERB [flags] TARGET",
+		Short: "read around memory poison, repair by overwriting, keep a ledger of what was lost",
+		Long: `mendfs mounts a directory over itself or elsewhere. Reads through the mount never
+fail because of poisoned memory: every byte that can be had is right, exactly the
+lost ones are zero and in the ledger. Overwriting makes damaged pages usable again.
+
+Exit status, added up: 0 clean, 1 loss that was repaired, 4 loss left,
+8 it did not work, 16 wrong usage, 32 interrupted.`,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Args:              unknownVerb,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(flagError)
+	root.AddCommand(
+		newMount(), newUmount(), newStatus(), newLost(), newEvents(), newInject(),
+		newDoctor(), newDemo(), newTouch(), newVersion(),
+	)
+	for _, verb := range root.Commands() {
+		verb.DisableFlagsInUseLine = true
+	}
+	return root
+}
+
+func unknownVerb(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if args[0] == "scan" {
+		return &usageError{"the verb scan is not in this version", "run 'mendfs --help' for the verbs"}
+	}
+	return &usageError{fmt.Sprintf("unknown verb %q", args[0]), "run 'mendfs --help' for the verbs"}
+}
+
+// flagError turns what pflag has to say into one line and the next step. Flags
+// that the design has and this version has not are refused by name.
+func flagError(cmd *cobra.Command, err error) error {
+	if errors.Is(err, pflag.ErrHelp) {
+		return err
+	}
+	next := fmt.Sprintf("run '%s --help' for the flags", cmd.CommandPath())
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) && isLaterFlag(cmd.Name(), unknown.GetSpecifiedName()) {
+		return &usageError{fmt.Sprintf("--%s is not in this version", unknown.GetSpecifiedName()), next}
+	}
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		return &usageError{fmt.Sprintf("%q is no value for --%s", invalid.GetValue(), invalid.GetFlag().Name), next}
+	}
+	return &usageError{err.Error(), next}
+}
+
+func isLaterFlag(verb, flag string) bool {
+	switch verb + " --" + flag {
+	case "mount --protect", "mount --repair", "mount --verify-writes", "mount --breaker",
+		"lost --format", "lost --export":
+		return true
+	}
+	return false
+}
+
+// takes says how many targets a verb takes, and names them when there are too
+// few or too many.
+func takes(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return &usageError{"no target is given", "usage: " + cmd.UseLine()}
+		case len(args) > most:
+			return &usageError{fmt.Sprintf("unexpected argument %s", quote(args[most])), "usage: " + cmd.UseLine()}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mendfs/mendfs/mount"
+	"github.com/mendfs/mendfs/mount/control"
+)
+
+type statusOptions struct {
+	state, target string
+	json          bool
+}
+
+func newStatus() *cobra.Command {
+	var o statusOptions
+	cmd := &cobra.Command{
+		Use:   "status [MOUNTPOINT] [--state DIR]",
+		Short: "what is mounted, how, and what is known of its poison",
+		Long: `status describes one mount, or all running mounts of this machine that you may ask.
+With --state it describes a state directory, also when nothing is mounted.
+
+Exit status: 0 answered, 8 it did not work, 16 wrong usage.`,
+		Args: takes(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.target = argument(args); o.target != "" && o.state != "" {
+				return &usageError{"MOUNTPOINT and --state exclude each other", "give one of them"}
+			}
+			return runStatus(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().StringVar(&o.state, "state", "", "ask the state directory `DIR`")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	return cmd
+}
+
+// runStatus prints what answered even if some mount did not.
+func runStatus(ctx context.Context, o statusOptions, stdout, stderr io.Writer) error {
+	all, err := statuses(ctx, o)
+	switch {
+	case o.json:
+		return errors.Join(err, printJSON(stdout, "status", list(all)))
+	case err == nil && len(all) == 0:
+		fmt.Fprintln(stderr, "no mendfs mount is running")
+		return nil
+	}
+	for i, s := range all {
+		if i > 0 {
+			fmt.Fprintln(stdout)
+		}
+		if failed := printStatus(stdout, s); failed != nil {
+			return failed
+		}
+	}
+	return err
+}
+
+func statuses(ctx context.Context, o statusOptions) ([]control.Status, error) {
+	var all []control.Status
+	if o.target != "" || o.state != "" {
+		err := ask(ctx, o.state, o.target, func(src source, _ string) error {
+			s, err := src.Status(ctx)
+			all = append(all, s)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		return all, nil
+	}
+	running, err := mount.List()
+	for _, r := range running {
+		s, failed := control.Dial(r.State).Status(ctx)
+		if failed != nil {
+			err = errors.Join(err, fmt.Errorf("%s (pid %d): %w", quote(r.Mountpoint), r.Pid, failed))
+			continue
+		}
+		all = append(all, s)
+	}
+	return all, err
+}
+
+func printStatus(w io.Writer, s control.Status) error {
+	title := s.Mountpoint
+	if !s.Running {
+		title = s.State
+	}
+	if _, err := fmt.Fprintln(w, quote(title)); err != nil {
+		return err
+	}
+	rows := [][]string{
+		{"  running", runningText(s)},
+		{"  backing", quote(s.Backing)},
+		{"  filesystem", s.FS},
+		{"  state", quote(s.State)},
+	}
+	if s.Running {
+		rows = append(rows, []string{"  semantics", semanticsText(s)})
+	}
+	rows = append(rows,
+		[]string{"  lost", countText(s.Lost, "the poison is still there")},
+		[]string{"  reinitialized", countText(s.Reinitialized, "the media are clean, the bytes are zero")},
+		[]string{"  open intents", intentsText(s)},
+		[]string{"  images kept", fmt.Sprint(s.KeptImages)},
+	)
+	return printTable(w, append(rows, engineRows(s.Engine)...))
+}
+
+func runningText(s control.Status) string {
+	if !s.Running {
+		return "no"
+	}
+	return fmt.Sprintf("pid %d since %s", s.Pid, s.Started.UTC().Format(time.RFC3339))
+}
+
+func semanticsText(s control.Status) string {
+	words := []string{s.Semantics}
+	if s.Simulate != "" {
+		words = append(words, "simulated poison, profile "+s.Simulate)
+	}
+	if s.OverMounted {
+		words = append(words, "over-mounted")
+	}
+	if s.ReadOnly {
+		words = append(words, "read-only")
+	}
+	return strings.Join(words, ", ")
+}
+
+func countText(c control.Count, meaning string) string {
+	if c.Ranges == 0 {
+		return "nothing"
+	}
+	return fmt.Sprintf("%s, %s: %s", count(int(c.Ranges), "range"), count(int(c.Bytes), "byte"), meaning)
+}
+
+func intentsText(s control.Status) string {
+	if s.OpenIntents > 0 && !s.Running {
+		return fmt.Sprintf("%d open: do not use the backing directly before mounting", s.OpenIntents)
+	}
+	return fmt.Sprint(s.OpenIntents)
+}
+
+// engineRows is the engine's own account, name by name; it came as JSON.
+func engineRows(engine any) [][]string {
+	fields, ok := engine.(map[string]any)
+	if !ok {
+		return nil
+	}
+	var rows [][]string
+	for name, value := range fields {
+		if name == "semantics" || name == "open_intents" {
+			continue // said above
+		}
+		text, err := json.Marshal(value)
+		if err != nil {
+			continue // it came out of JSON, so it goes back in
+		}
+		rows = append(rows, []string{"  " + strings.ReplaceAll(name, "_", " "), printable(strings.Trim(string(text), `"`))})
+	}
+	sort.Slice(rows, func(i, j int) bool { return rows[i][0] < rows[j][0] })
+	return rows
+}

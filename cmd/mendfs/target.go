@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+
+	"github.com/mendfs/mendfs/mount"
+	"github.com/mendfs/mendfs/mount/control"
+	"github.com/mendfs/mendfs/recovery/ledger"
+)
+
+// source answers about a mount: the running mount itself, or the files that it
+// left in its state directory.
+type source interface {
+	Status(ctx context.Context) (control.Status, error)
+	Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, error)
+	Pending(ctx context.Context, path string) ([]control.Pending, error)
+	Events(ctx context.Context, q control.EventQuery, line func([]byte) error) error
+}
+
+// ask calls question with what answers for the target: a path in a running
+// mount, or, if state is given, what lies or runs there. rel is the target
+// relative to the root of the mount, "." for all of it.
+func ask(ctx context.Context, state, target string, question func(src source, rel string) error) error {
+	if state == "" {
+		if target == "" {
+			return &usageError{"neither a path in a mount nor --state is given", "name one of them"}
+		}
+		running, err := mount.Find(target)
+		if err != nil {
+			return err
+		}
+		return question(control.Dial(running.State), running.Rel)
+	}
+	offline, err := mount.OpenState(state)
+	if errors.Is(err, mount.ErrRunning) {
+		return askBelow(ctx, control.Dial(state), target, question)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(askBelow(ctx, offline, target, question), offline.Close())
+}
+
+// askBelow finds out what target is relative to the root of the mount of which
+// only the state directory was named.
+func askBelow(ctx context.Context, src source, target string, question func(source, string) error) error {
+	if !filepath.IsAbs(target) {
+		return question(src, filepath.Clean(target))
+	}
+	status, err := src.Status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, root := range []string{status.Mountpoint, status.Backing} {
+		rel, err := filepath.Rel(root, target)
+		if root != "" && err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+			return question(src, rel)
+		}
+	}
+	return &usageError{quote(target) + " is not below " + quote(status.Backing), "name a path of that mount, or leave the path out"}
+}
