@@ -54,10 +54,14 @@ func registryDir() string {
 	return "/tmp/mendfs-" + strconv.Itoa(os.Geteuid())
 }
 
-// registries is all that this user may read. They need not exist.
+// registries is all that there are for this user: his own and root's. One that
+// somebody else could have written is none.
 func registries() []*registry {
-	list := []*registry{{registryDir()}}
-	if registryDir() != rootRegistry {
+	var list []*registry
+	if checkOwned(registryDir(), os.Geteuid()) == nil {
+		list = append(list, &registry{registryDir()})
+	}
+	if registryDir() != rootRegistry && checkOwned(rootRegistry, 0) == nil {
 		list = append(list, &registry{rootRegistry})
 	}
 	return list
@@ -72,15 +76,15 @@ func openRegistry(dir string) (*registry, error) {
 	if err := os.MkdirAll(dir, mode); err != nil {
 		return nil, failed(err, "make the directory above it writable", "the list of running mounts can't be kept in %s", dir)
 	}
-	if err := checkOwned(dir); err != nil {
+	if err := checkOwned(dir, os.Geteuid()); err != nil {
 		return nil, failed(err, "remove it, or give it to yourself with mode 0700", "the list of running mounts can't be kept in %s", dir)
 	}
 	return &registry{dir}, nil
 }
 
-// checkOwned fails unless path is a directory, no symlink, that only this user
-// can write.
-func checkOwned(path string) error {
+// checkOwned fails unless path is a directory, no symlink, that only the user
+// uid can write.
+func checkOwned(path string, uid int) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return err
@@ -90,7 +94,7 @@ func checkOwned(path string) error {
 		return errors.New("it is a symbolic link")
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		return unix.ENOTDIR
-	case int(st.Uid) != os.Geteuid():
+	case int(st.Uid) != uid:
 		return fmt.Errorf("it belongs to uid %d", st.Uid)
 	case st.Mode&0o022 != 0:
 		return fmt.Errorf("others can write it (mode %04o)", st.Mode&0o7777)

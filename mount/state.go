@@ -105,7 +105,7 @@ func isEmpty(dir string) (bool, error) {
 // directory that want describes. It changes nothing. The directory need not
 // exist.
 func checkState(path string, want meta) error {
-	err := checkOwned(path)
+	err := checkOwned(path, os.Geteuid())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
