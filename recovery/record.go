@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,7 +10,6 @@ import (
 	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
-	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -111,127 +109,6 @@ func (f *File) event(kind event.Kind, r ranges.Range, who Caller) event.Event {
 		ev.Dev = fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 	}
 	return ev
-}
-
-// learn makes a classified page, of which all is kept, known.
-func (d *damage) learn(p *page) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if p.verdict == media.Listed {
-		d.bad.Add(p.whole())
-	} else {
-		d.unsure.Add(p.whole())
-	}
-}
-
-// forget makes a page that reads well again unknown.
-func (d *damage) forget(r ranges.Range) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.bad.Remove(r)
-	d.unsure.Remove(r)
-}
-
-func (d *damage) isUnsure(page ranges.Range) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.unsure.Overlaps(page)
-}
-
-// badPages is a copy of the pages known bad.
-func (d *damage) badPages() *ranges.Set {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	s := ranges.Of(d.bad.Slice()...)
-	for r := range d.unsure.All() {
-		s.Add(r)
-	}
-	return s
-}
-
-// notLost is the pieces of r that are not recorded as lost.
-func (d *damage) notLost(r ranges.Range) []ranges.Range {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Collect(d.lost.Gaps(r))
-}
-
-// lostWithin is the pieces of r that are recorded as lost.
-func (d *damage) lostWithin(r ranges.Range) []ranges.Range {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Collect(d.lost.Within(r))
-}
-
-// reinitWithin is the pieces of r that are zero on clean media.
-func (d *damage) reinitWithin(r ranges.Range) []ranges.Range {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Collect(d.reinit.Within(r))
-}
-
-// apply follows a change that the ledger took.
-func (d *damage) apply(c ledger.Change) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, l := range c.Lost {
-		d.lost.Add(l.Range)
-		d.reinit.Remove(l.Range)
-	}
-	for _, m := range c.Moves {
-		live := slices.Concat(slices.Collect(d.lost.Within(m.Range)), slices.Collect(d.reinit.Within(m.Range)))
-		d.lost.Remove(m.Range)
-		d.reinit.Remove(m.Range)
-		if m.To == ledger.Reinitialized {
-			for _, r := range live {
-				d.reinit.Add(r)
-			}
-		}
-	}
-}
-
-// lostXattr is the value of user.mendfs.lost, schema version 1.
-type lostXattr struct {
-	Version   int          `json:"version"`
-	Lost      []xattrRange `json:"lost"`
-	Truncated bool         `json:"truncated,omitempty"`
-}
-
-type xattrRange struct {
-	ranges.Range
-	State ledger.State `json:"state"`
-}
-
-// maxXattr bounds the value of user.mendfs.lost.
-const maxXattr = 32 << 10
-
-// LostXattr is the value of the extended attribute user.mendfs.lost: JSON, at
-// most 32 KiB, then "truncated" is set. ok is false where nothing is lost.
-func (i *Inode) LostXattr() (value []byte, ok bool) {
-	d := i.damage.Load()
-	if d == nil {
-		return nil, false
-	}
-	d.mu.Lock()
-	var rows []xattrRange
-	for r := range d.lost.All() {
-		rows = append(rows, xattrRange{r, ledger.Lost})
-	}
-	for r := range d.reinit.All() {
-		rows = append(rows, xattrRange{r, ledger.Reinitialized})
-	}
-	d.mu.Unlock()
-	if len(rows) == 0 {
-		return nil, false
-	}
-	slices.SortFunc(rows, func(a, b xattrRange) int { return int(a.Off - b.Off) })
-	out := lostXattr{Version: 1, Lost: rows}
-	const row = 100 // bytes of JSON that a row takes at most
-	if len(rows) > maxXattr/row {
-		out.Lost, out.Truncated = rows[:maxXattr/row], true
-	}
-	value, err := json.Marshal(out)
-	return value, err == nil
 }
 
 // dropImages forgets kept images of pages in r.

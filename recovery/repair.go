@@ -1,9 +1,6 @@
 package recovery
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -12,7 +9,6 @@ import (
 	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
-	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -27,6 +23,13 @@ const (
 	pagePunched                   // between the two calls of the punch rung
 	pageCleared                   // one page of several was written
 )
+
+// reached tells a test that a repair came to s.
+func (e *Engine) reached(s step) {
+	if e.at != nil {
+		e.at(s)
+	}
+}
 
 // mend is one bad page and what it shall hold.
 type mend struct {
@@ -176,83 +179,6 @@ func (m *mend) stillMissing() []ranges.Range {
 	return missing.Slice()
 }
 
-// clearAll writes the pages in order, and returns those in front of the first
-// that the medium refuses.
-func (r *repair) clearAll() (cleared []*mend, err error) {
-	for i, m := range r.mends {
-		if err := r.clear(m); err != nil {
-			r.file.emitFailure("write", m.page, err)
-			return r.mends[:i], err
-		}
-		r.file.engine.reached(pageCleared)
-	}
-	return r.mends, nil
-}
-
-// clear writes one page by the first rung of the ladder that works.
-func (r *repair) clear(m *mend) error {
-	n, err := r.file.below.Pwrite(m.content, m.page.Off)
-	if err == nil && n == len(m.content) {
-		m.rung = "page-written"
-		return nil
-	}
-	if err != nil && !mayBePoison(err) {
-		return &RepairError{Step: "write", Page: m.page, Err: err}
-	}
-	if r.file.below.Corroborate(m.page) != media.Listed {
-		return &RepairError{Step: "write", Page: m.page, Err: errors.Join(err, unix.EIO)}
-	}
-	return r.punch(m)
-}
-
-// punch is the rung for kernels before 5.19, where no write clears a listed
-// page: its block is freed, and the write gets a clean one. It destroys the
-// page for a moment, so the journal must hold the image, and know of the punch:
-// a hole that replay finds there is then ours.
-func (r *repair) punch(m *mend) error {
-	fail := func(err error) error { return &RepairError{Step: "punch", Page: m.page, Err: err} }
-	e := r.file.engine
-	if m.intent.Image == nil {
-		in := *m.intent
-		in.Range, in.Image, in.Overwritten = m.page, m.content, []ranges.Range{m.fresh}
-		in.Lost = r.damage.lostWithin(m.page)
-		if err := e.Journal.Begin(&in); err != nil {
-			return fail(err)
-		}
-		m.intent = &in
-	}
-	if err := e.Journal.Punching(m.intent.ID, time.Now().UnixNano()); err != nil {
-		return fail(err)
-	}
-	const punchHole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
-	if err := r.file.below.Allocate(punchHole, m.page.Off, m.page.Len); err != nil {
-		return fail(err)
-	}
-	e.reached(pagePunched)
-	n, err := r.file.below.Pwrite(m.content, m.page.Off)
-	if err != nil || n < len(m.content) {
-		r.owe(m)
-		return fail(errors.Join(err, unix.EIO))
-	}
-	m.rung = "punched-and-written"
-	return nil
-}
-
-// owe keeps the bytes of a page that was punched and could not be written: they
-// are served from the journal until a write of the page succeeds.
-func (r *repair) owe(m *mend) {
-	p := m.before
-	if p == nil {
-		return // all of it was the application's, which gets the error
-	}
-	err := r.file.engine.Journal.SaveImage(r.damage.id, r.file.path(), journal.Image{
-		Page: m.page.Off, Data: slices.Clone(p.data[:]), Missing: p.missing.Slice(), Pending: true,
-	})
-	if err != nil {
-		r.file.emitFailure("journal", m.page, err)
-	}
-}
-
 // change is what the repair of the pages does to the ledger.
 func (r *repair) change(cleared []*mend, intents []*journal.Intent) ledger.Change {
 	var c ledger.Change
@@ -292,137 +218,6 @@ func (r *repair) report(cleared []*mend) {
 			}
 		}
 		r.file.engine.Events.Emit(ev)
-	}
-}
-
-// unfinished is a repair whose pages are written and whose intents are open.
-type unfinished struct {
-	target int64 // the size that the file must have at most, if the pages reached past it
-	mends  []*mend
-	change ledger.Change
-}
-
-// finish does steps 3 and 4. It may be called again after it failed.
-func (f *File) finish(d *damage, u *unfinished) error {
-	if n := len(u.mends); n > 0 {
-		last := u.mends[n-1].page
-		if last.End() > u.target {
-			if err := f.shrink(u.target); err != nil {
-				return &RepairError{Step: "truncate", Page: last, Err: err}
-			}
-		}
-		if err := f.settle(u.mends); err != nil {
-			return err
-		}
-	}
-	f.engine.reached(pagesDurable)
-	if err := f.engine.Ledger.Commit(u.change); err != nil {
-		f.emitFailure("ledger", u.span(), err)
-		return &RepairError{Step: "ledger", Page: u.span(), Err: err}
-	}
-	f.engine.reached(intentClosed)
-	d.apply(u.change)
-	for _, m := range u.mends {
-		d.forget(m.page)
-		f.dropImages(d, m.page)
-	}
-	return f.engine.closed(u.change.Close)
-}
-
-// shrink takes back what a whole-page write of the tail page added to the file.
-func (f *File) shrink(target int64) error {
-	st, err := f.below.Stat()
-	if err != nil {
-		return err
-	}
-	if st.Size <= target {
-		return nil
-	}
-	return f.below.Truncate(target)
-}
-
-// settle makes the pages durable, restores the time of a repair of ours, and
-// reads back the pages of which something was salvaged.
-func (f *File) settle(mends []*mend) error {
-	if in := mends[0].intent; in.RestoreMtime {
-		if err := f.below.SetMtime(in.Mtime); err != nil {
-			return &RepairError{Step: "sync", Page: mends[0].page, Err: err}
-		}
-	}
-	if err := f.below.Sync(false); err != nil {
-		return &RepairError{Step: "sync", Page: mends[0].page, Err: err}
-	}
-	for _, m := range mends {
-		if m.before == nil {
-			continue
-		}
-		inFile := m.page.Intersect(ranges.Between(0, m.intent.End))
-		got := make([]byte, inFile.Len)
-		n, err := f.below.Pread(got, inFile.Off)
-		if err != nil || !bytes.Equal(got[:n], m.content[:inFile.Len]) {
-			return &RepairError{Step: "read-back", Page: m.page, Err: errors.Join(err, unix.EIO)}
-		}
-	}
-	return nil
-}
-
-func (u *unfinished) span() ranges.Range {
-	if len(u.mends) == 0 {
-		return ranges.Range{}
-	}
-	return ranges.Between(u.mends[0].page.Off, u.mends[len(u.mends)-1].page.End())
-}
-
-// closed tells the journal that intents are closed, lazily: the ledger's word
-// counts until the checkpoint.
-func (e *Engine) closed(ids []uint64) error {
-	if err := e.Journal.Close(ids...); err != nil {
-		return &RepairError{Step: "journal", Err: err}
-	}
-	const between = 1024 // intents between two checkpoints
-	if before := e.closes.Add(uint64(len(ids))) - uint64(len(ids)); before/between != (before+uint64(len(ids)))/between {
-		if err := e.checkpoint(); err != nil {
-			return &RepairError{Step: "journal", Err: fmt.Errorf("checkpoint: %w", err)}
-		}
-	}
-	return nil
-}
-
-func (e *Engine) reached(s step) {
-	if e.at != nil {
-		e.at(s)
-	}
-}
-
-// leaveOpen remembers a repair that could not be finished: nobody writes its
-// pages before it is.
-func (d *damage) leaveOpen(u *unfinished) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.open = append(d.open, u)
-	for _, m := range u.mends {
-		d.openPages.Add(m.page)
-	}
-}
-
-// finishOpen finishes repairs that could not be finished before. The caller
-// holds the inode exclusively.
-func (f *File) finishOpen(d *damage) error {
-	for {
-		d.mu.Lock()
-		if len(d.open) == 0 {
-			d.openPages = ranges.Set{}
-			d.mu.Unlock()
-			return nil
-		}
-		u := d.open[0]
-		d.mu.Unlock()
-		if err := f.finish(d, u); err != nil {
-			return err
-		}
-		d.mu.Lock()
-		d.open = d.open[1:]
-		d.mu.Unlock()
 	}
 }
 

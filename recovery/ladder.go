@@ -1,0 +1,90 @@
+package recovery
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/journal"
+	"github.com/mendfs/mendfs/recovery/media"
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+// clearAll writes the pages in order, and returns those in front of the first
+// that the medium refuses.
+func (r *repair) clearAll() (cleared []*mend, err error) {
+	for i, m := range r.mends {
+		if err := r.clear(m); err != nil {
+			r.file.emitFailure("write", m.page, err)
+			return r.mends[:i], err
+		}
+		r.file.engine.reached(pageCleared)
+	}
+	return r.mends, nil
+}
+
+// clear writes one page by the first rung of the ladder that works.
+func (r *repair) clear(m *mend) error {
+	n, err := r.file.below.Pwrite(m.content, m.page.Off)
+	if err == nil && n == len(m.content) {
+		m.rung = "page-written"
+		return nil
+	}
+	if err != nil && !mayBePoison(err) {
+		return &RepairError{Step: "write", Page: m.page, Err: err}
+	}
+	if r.file.below.Corroborate(m.page) != media.Listed {
+		return &RepairError{Step: "write", Page: m.page, Err: errors.Join(err, unix.EIO)}
+	}
+	return r.punch(m)
+}
+
+// punch is the rung for kernels before 5.19, where no write clears a listed
+// page: its block is freed, and the write gets a clean one. It destroys the
+// page for a moment, so the journal must hold the image, and know of the punch:
+// a hole that replay finds there is then ours.
+func (r *repair) punch(m *mend) error {
+	fail := func(err error) error { return &RepairError{Step: "punch", Page: m.page, Err: err} }
+	e := r.file.engine
+	if m.intent.Image == nil {
+		in := *m.intent
+		in.Range, in.Image, in.Overwritten = m.page, m.content, []ranges.Range{m.fresh}
+		in.Lost = r.damage.lostWithin(m.page)
+		if err := e.Journal.Begin(&in); err != nil {
+			return fail(err)
+		}
+		m.intent = &in
+	}
+	if err := e.Journal.Punching(m.intent.ID, time.Now().UnixNano()); err != nil {
+		return fail(err)
+	}
+	const punchHole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	if err := r.file.below.Allocate(punchHole, m.page.Off, m.page.Len); err != nil {
+		return fail(err)
+	}
+	e.reached(pagePunched)
+	n, err := r.file.below.Pwrite(m.content, m.page.Off)
+	if err != nil || n < len(m.content) {
+		r.owe(m)
+		return fail(errors.Join(err, unix.EIO))
+	}
+	m.rung = "punched-and-written"
+	return nil
+}
+
+// owe keeps the bytes of a page that was punched and could not be written: they
+// are served from the journal until a write of the page succeeds.
+func (r *repair) owe(m *mend) {
+	p := m.before
+	if p == nil {
+		return // all of it was the application's, which gets the error
+	}
+	err := r.file.engine.Journal.SaveImage(r.damage.id, r.file.path(), journal.Image{
+		Page: m.page.Off, Data: slices.Clone(p.data[:]), Missing: p.missing.Slice(), Pending: true,
+	})
+	if err != nil {
+		r.file.emitFailure("journal", m.page, err)
+	}
+}

@@ -1,0 +1,54 @@
+package recovery
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+// counters are totals since the mount.
+type counters struct {
+	recoveredReads, salvagedBytes, lostBytes   atomic.Int64
+	repairedPages, failedRepairs, outageErrors atomic.Int64
+	replayed                                   atomic.Int64
+}
+
+// Status is the engine's part of `mendfs status`.
+type Status struct {
+	Semantics      string `json:"semantics"`
+	KnownBadPages  int64  `json:"known_bad_pages"` // of files in use
+	OpenIntents    int    `json:"open_intents"`
+	RecoveredReads int64  `json:"recovered_reads"`
+	SalvagedBytes  int64  `json:"salvaged_bytes"`
+	LostBytes      int64  `json:"lost_bytes"` // given up since the mount; the ledger has all
+	RepairedPages  int64  `json:"repaired_pages"`
+	FailedRepairs  int64  `json:"failed_repairs"`
+	OutageErrors   int64  `json:"outage_errors"`
+	Replayed       int64  `json:"replayed_intents"`
+	Breaker        bool   `json:"breaker_open"` // true: uncorroborated failures are passed through for now
+}
+
+// Status reports totals since the mount and what is known now.
+func (e *Engine) Status() Status {
+	s := Status{
+		Semantics:      e.Semantics.Name,
+		OpenIntents:    len(e.Journal.Intents()),
+		RecoveredReads: e.counters.recoveredReads.Load(),
+		SalvagedBytes:  e.counters.salvagedBytes.Load(),
+		LostBytes:      e.counters.lostBytes.Load(),
+		RepairedPages:  e.counters.repairedPages.Load(),
+		FailedRepairs:  e.counters.failedRepairs.Load(),
+		OutageErrors:   e.counters.outageErrors.Load(),
+		Replayed:       e.counters.replayed.Load(),
+		Breaker:        e.breaker.open(time.Now()),
+	}
+	for _, i := range e.damagedInodes() {
+		if d := i.damage.Load(); d != nil {
+			d.mu.Lock()
+			s.KnownBadPages += (d.bad.Bytes() + d.unsure.Bytes()) / ranges.PageSize
+			d.mu.Unlock()
+		}
+	}
+	return s
+}
