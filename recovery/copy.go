@@ -37,7 +37,9 @@ func Copy(dst *File, dstOff int64, src *File, srcOff, n int64, who Caller) (int6
 		if err == nil {
 			err = recordCopied(dst, dstOff+done, src, ranges.Range{Off: srcOff + done, Len: int64(put)})
 		}
-		done += int64(put)
+		if err == nil {
+			done += int64(put)
+		}
 		if err != nil && done == 0 {
 			return 0, err
 		}
@@ -59,6 +61,7 @@ func copyInKernel(dst *File, dstOff int64, src *File, srcOff, n int64) (int64, e
 	if dst.ino.damage.Load() != nil || src.ino.damage.Load() != nil {
 		return 0, errCopyHere
 	}
+	defer dst.ino.writes.Add(1) // before the lock is let go
 	done, err := unix.CopyFileRange(src.below.Fd(), &srcOff, dst.below.Fd(), &dstOff, int(n), 0)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EXDEV) {
 		return 0, errCopyHere

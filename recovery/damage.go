@@ -22,6 +22,7 @@ type damage struct {
 	// there is none. unsure are bad pages on nobody's list, which are asked
 	// again once per request.
 	bad, unsure ranges.Set
+	images      ranges.Set // pages with an image in the journal
 	// lost are bytes given up, reinit bytes that are zero on clean media: the
 	// ledger's live rows.
 	lost, reinit *ranges.Set
@@ -29,11 +30,16 @@ type damage struct {
 	// pages: nobody may write there until the intents are closed.
 	openPages ranges.Set
 	open      []*unfinished
+	// unclosed are intents, by page, whose image could not be kept elsewhere:
+	// they are closed with the next repair of the page.
+	unclosed map[int64][]uint64
 }
 
-// loadOwed makes the pages whose image is owed to the medium known as bad.
-func (d *damage) loadOwed(j *journal.Journal) error {
-	for r := range j.Pages(d.key).All() {
+// loadImages finds the pages that have an image. Those whose image is owed to
+// the medium are bad; the others are until the medium is asked.
+func (d *damage) loadImages(j *journal.Journal) error {
+	d.images = *ranges.Of(j.Pages(d.key).Slice()...)
+	for r := range d.images.All() {
 		for off := r.Off; off < r.End(); off += ranges.PageSize {
 			im, ok, err := j.Image(d.key, off)
 			if err != nil {
@@ -52,7 +58,40 @@ func (d *damage) recheck(j *journal.Journal) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.bad, d.unsure = ranges.Set{}, ranges.Set{}
-	_ = d.loadOwed(j) // what can't be loaded is asked of the medium
+	_ = d.loadImages(j) // what can't be loaded is asked of the medium
+}
+
+// isNews reports whether a read of r that met just the given bad pages has
+// found something out: lost bytes that are there again, or a page that has an
+// image and is not bad.
+func (d *damage) isNews(r ranges.Range, bad []*page) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	missing, pages := ranges.Of(), ranges.Of()
+	for _, p := range bad {
+		pages.Add(p.whole())
+		for m := range p.missing.All() {
+			missing.Add(m)
+		}
+	}
+	for lost := range d.lost.Within(r) {
+		if !missing.Contains(lost) {
+			return true
+		}
+	}
+	for kept := range d.images.Within(r) {
+		if !pages.Contains(kept) {
+			return true
+		}
+	}
+	return false
+}
+
+// imagesWithin is the pages touched by r that have an image.
+func (d *damage) imagesWithin(r ranges.Range) []ranges.Range {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(d.images.Within(r.Widen(ranges.PageSize)))
 }
 
 // concernsRead reports whether a read of r needs more than one pread.
@@ -60,7 +99,7 @@ func (d *damage) concernsRead(r ranges.Range) bool {
 	r = r.Widen(ranges.PageSize)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.lost.Overlaps(r)
+	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.lost.Overlaps(r) || d.images.Overlaps(r)
 }
 
 // concernsWrite reports whether a write of r needs more than one pwrite.
@@ -68,7 +107,7 @@ func (d *damage) concernsWrite(r ranges.Range) bool {
 	r = r.Widen(ranges.PageSize)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.lost.Overlaps(r) || d.openPages.Overlaps(r)
+	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.lost.Overlaps(r) || d.images.Overlaps(r) || d.openPages.Overlaps(r)
 }
 
 // isBad reports whether the page is known bad.
@@ -78,13 +117,14 @@ func (d *damage) isBad(page ranges.Range) bool {
 	return d.bad.Overlaps(page) || d.unsure.Overlaps(page)
 }
 
-// nextBad is the first known-bad page that touches r; the zero range if none does.
-func (d *damage) nextBad(r ranges.Range) ranges.Range {
+// nextBad is the first page that touches r and is known bad, or in also; the
+// zero range if there is none.
+func (d *damage) nextBad(r ranges.Range, also *ranges.Set) ranges.Range {
 	wide := r.Widen(ranges.PageSize)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	first := ranges.Range{Off: wide.End()}
-	for _, s := range []*ranges.Set{&d.bad, &d.unsure} {
+	for _, s := range []*ranges.Set{&d.bad, &d.unsure, also} {
 		for piece := range s.Within(wide) {
 			if piece.Off < first.Off {
 				first = ranges.Page(piece.Off)

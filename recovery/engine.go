@@ -65,8 +65,10 @@ type Engine struct {
 	sequence atomic.Uint64 // numbers inodes, for the order of locks
 	closes   atomic.Uint64 // intents closed since the start, for checkpoints
 
-	mu      sync.Mutex // guards damaged
+	mu      sync.Mutex // guards damaged and open
 	damaged map[string]weak.Pointer[Inode]
+	open    map[string]*Inode // those with repairs that could not be finished: kept until they are
+	pins    atomic.Int64      // len(open)
 
 	at func(step) // for tests: called at each numbered step of a repair; nil otherwise
 }
@@ -77,7 +79,7 @@ func New(c Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading this boot's id, which repairs are marked with: %w", err)
 	}
-	return &Engine{Config: c, boot: strings.TrimSpace(string(boot)), damaged: map[string]weak.Pointer[Inode]{}}, nil
+	return &Engine{Config: c, boot: strings.TrimSpace(string(boot)), damaged: map[string]weak.Pointer[Inode]{}, open: map[string]*Inode{}}, nil
 }
 
 // Close makes everything recorded durable. No I/O may follow.
@@ -105,6 +107,27 @@ func (e *Engine) Recheck() {
 		}
 		i.mu.Unlock()
 	}
+}
+
+// pin keeps an inode that has unfinished repairs, though nobody uses it.
+func (e *Engine) pin(i *Inode, key string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.open[key] = i
+	e.pins.Store(int64(len(e.open)))
+}
+
+func (e *Engine) unpin(key string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.open, key)
+	e.pins.Store(int64(len(e.open)))
+}
+
+func (e *Engine) pinned(key string) *Inode {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.open[key]
 }
 
 func (e *Engine) remember(i *Inode, key string) {

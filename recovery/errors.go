@@ -96,3 +96,11 @@ func cause(err error) string {
 	}
 	return "eio"
 }
+
+// orEIO is the error of a call that did not do all it was asked to.
+func orEIO(err error) error {
+	if err == nil {
+		return unix.EIO
+	}
+	return err
+}

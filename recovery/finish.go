@@ -2,8 +2,6 @@ package recovery
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 
 	"golang.org/x/sys/unix"
 
@@ -22,10 +20,8 @@ type unfinished struct {
 func (f *File) finish(d *damage, u *unfinished) error {
 	if n := len(u.mends); n > 0 {
 		last := u.mends[n-1].page
-		if last.End() > u.target {
-			if err := f.shrink(u.target); err != nil {
-				return &RepairError{Step: "truncate", Page: last, Err: err}
-			}
+		if err := f.shrink(last.End(), u.target); err != nil {
+			return &RepairError{Step: "truncate", Page: last, Err: err}
 		}
 		if err := f.settle(u.mends); err != nil {
 			return err
@@ -38,21 +34,24 @@ func (f *File) finish(d *damage, u *unfinished) error {
 	}
 	f.engine.reached(intentClosed)
 	d.apply(u.change)
-	for _, m := range u.mends {
-		d.forget(m.page)
-		f.dropImages(d, m.page)
+	d.forget(u.span())
+	d.nowClosed(u.span())
+	f.dropImages(d, u.span())
+	if err := f.engine.closed(u.change.Close); err != nil {
+		f.emitFailure("journal", u.span(), err) // the ledger has it: they are closed all the same
 	}
-	return f.engine.closed(u.change.Close)
+	return nil
 }
 
-// shrink takes back what a whole-page write of the tail page added to the file.
-func (f *File) shrink(target int64) error {
-	st, err := f.below.Stat()
-	if err != nil {
-		return err
-	}
-	if st.Size <= target {
+// shrink takes back what a whole-page write of the tail page added to the file:
+// it ends with that page then. A file of any other size was changed since.
+func (f *File) shrink(pageEnd, target int64) error {
+	if pageEnd <= target {
 		return nil
+	}
+	st, err := f.below.Stat()
+	if err != nil || st.Size != pageEnd {
+		return err
 	}
 	return f.below.Truncate(target)
 }
@@ -72,14 +71,37 @@ func (f *File) settle(mends []*mend) error {
 		if m.before == nil {
 			continue
 		}
-		inFile := m.page.Intersect(ranges.Between(0, m.intent.End))
-		got := make([]byte, inFile.Len)
-		n, err := f.below.Pread(got, inFile.Off)
-		if err != nil || !bytes.Equal(got[:n], m.content[:inFile.Len]) {
-			return &RepairError{Step: "read-back", Page: m.page, Err: errors.Join(err, unix.EIO)}
+		if f.readsBack(m) == nil {
+			continue
+		}
+		// The poison was on no list yet when the page was written, so that the
+		// write could not clear it; the read has listed it (kernel facts, 2).
+		_, err := f.below.Pwrite(m.content, m.page.Off)
+		if err == nil {
+			err = f.below.Sync(false)
+		}
+		if err == nil {
+			err = f.readsBack(m)
+		}
+		if err != nil {
+			return &RepairError{Step: "read-back", Page: m.page, Err: err}
+		}
+		if err := f.shrink(m.page.End(), m.intent.End); err != nil {
+			return &RepairError{Step: "truncate", Page: m.page, Err: err}
 		}
 	}
 	return nil
+}
+
+// readsBack fails if the medium does not hold what was written.
+func (f *File) readsBack(m *mend) error {
+	inFile := m.page.Intersect(ranges.Between(0, m.intent.End))
+	got := make([]byte, inFile.Len)
+	n, err := f.below.Pread(got, inFile.Off)
+	if err == nil && !bytes.Equal(got[:n], m.content[:inFile.Len]) {
+		err = unix.EIO
+	}
+	return err
 }
 
 func (u *unfinished) span() ranges.Range {
@@ -93,20 +115,20 @@ func (u *unfinished) span() ranges.Range {
 // counts until the checkpoint.
 func (e *Engine) closed(ids []uint64) error {
 	if err := e.Journal.Close(ids...); err != nil {
-		return &RepairError{Step: "journal", Err: err}
+		return err
 	}
 	const between = 1024 // intents between two checkpoints
-	if before := e.closes.Add(uint64(len(ids))) - uint64(len(ids)); before/between != (before+uint64(len(ids)))/between {
-		if err := e.checkpoint(); err != nil {
-			return &RepairError{Step: "journal", Err: fmt.Errorf("checkpoint: %w", err)}
-		}
+	n := uint64(len(ids))
+	if after := e.closes.Add(n); (after-n)/between != after/between {
+		return e.checkpoint()
 	}
 	return nil
 }
 
 // leaveOpen remembers a repair that could not be finished: nobody writes its
 // pages before it is.
-func (d *damage) leaveOpen(u *unfinished) {
+func (f *File) leaveOpen(d *damage, u *unfinished) {
+	f.engine.pin(f.ino, d.key)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.open = append(d.open, u)
@@ -118,11 +140,15 @@ func (d *damage) leaveOpen(u *unfinished) {
 // finishOpen finishes repairs that could not be finished before. The caller
 // holds the inode exclusively.
 func (f *File) finishOpen(d *damage) error {
+	if f.engine.pins.Load() == 0 {
+		return nil
+	}
 	for {
 		d.mu.Lock()
 		if len(d.open) == 0 {
 			d.openPages = ranges.Set{}
 			d.mu.Unlock()
+			f.engine.unpin(d.key)
 			return nil
 		}
 		u := d.open[0]
@@ -133,5 +159,17 @@ func (f *File) finishOpen(d *damage) error {
 		d.mu.Lock()
 		d.open = d.open[1:]
 		d.mu.Unlock()
+	}
+}
+
+// nowClosed forgets the intents that had to stay open until the pages of r were
+// repaired.
+func (d *damage) nowClosed(r ranges.Range) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for page := range d.unclosed {
+		if r.Contains(ranges.Page(page)) {
+			delete(d.unclosed, page)
+		}
 	}
 }

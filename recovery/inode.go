@@ -16,6 +16,7 @@ type Inode struct {
 	// mu is held shared by ordinary I/O, exclusively by repair.
 	mu     sync.RWMutex
 	damage atomic.Pointer[damage] // nil: nothing is known, the clean path
+	writes atomic.Uint64          // counts changes of the file's content, each before its lock is let go
 }
 
 // NewInode makes the Inode of the file open at fd; O_PATH will do, and fd is
@@ -23,12 +24,15 @@ type Inode struct {
 // on this mount.
 func (e *Engine) NewInode(fd int) *Inode {
 	i := &Inode{engine: e, seq: e.sequence.Add(1)}
-	if !e.Ledger.Any() && !e.Journal.HasImages() {
+	if !e.Ledger.Any() && !e.Journal.HasImages() && e.pins.Load() == 0 {
 		return i
 	}
 	id, err := fileid.Of(fd)
 	if err != nil {
 		return i // asked again when the file meets trouble
+	}
+	if pinned := e.pinned(id.Key()); pinned != nil {
+		return pinned
 	}
 	if e.Ledger.Has(id.Key()) || !e.Journal.Pages(id.Key()).Empty() {
 		_, _ = i.know(id) // on error the medium is asked, as for a file never seen
@@ -47,7 +51,7 @@ func (i *Inode) know(id fileid.ID) (*damage, error) {
 		return nil, fmt.Errorf("asking the ledger: %w", err)
 	}
 	d.lost, d.reinit = lost, reinit
-	if err := d.loadOwed(i.engine.Journal); err != nil {
+	if err := d.loadImages(i.engine.Journal); err != nil {
 		return nil, err
 	}
 	if !i.damage.CompareAndSwap(nil, d) {

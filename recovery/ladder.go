@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"errors"
 	"slices"
 	"time"
 
@@ -36,7 +35,7 @@ func (r *repair) clear(m *mend) error {
 		return &RepairError{Step: "write", Page: m.page, Err: err}
 	}
 	if r.file.below.Corroborate(m.page) != media.Listed {
-		return &RepairError{Step: "write", Page: m.page, Err: errors.Join(err, unix.EIO)}
+		return &RepairError{Step: "write", Page: m.page, Err: orEIO(err)}
 	}
 	return r.punch(m)
 }
@@ -49,13 +48,16 @@ func (r *repair) punch(m *mend) error {
 	fail := func(err error) error { return &RepairError{Step: "punch", Page: m.page, Err: err} }
 	e := r.file.engine
 	if m.intent.Image == nil {
-		in := *m.intent
-		in.Range, in.Image, in.Overwritten = m.page, m.content, []ranges.Range{m.fresh}
-		in.Lost = r.damage.lostWithin(m.page)
-		if err := e.Journal.Begin(&in); err != nil {
+		var err error
+		if m.before, err = r.salvaged(m.page); err != nil {
 			return fail(err)
 		}
-		m.intent = &in
+		in := r.imageIntent(*m.intent, m)
+		if err := e.Journal.Begin(in); err != nil {
+			return fail(err)
+		}
+		r.intents = append(r.intents, in)
+		m.intent = in
 	}
 	if err := e.Journal.Punching(m.intent.ID, time.Now().UnixNano()); err != nil {
 		return fail(err)
@@ -68,23 +70,57 @@ func (r *repair) punch(m *mend) error {
 	n, err := r.file.below.Pwrite(m.content, m.page.Off)
 	if err != nil || n < len(m.content) {
 		r.owe(m)
-		return fail(errors.Join(err, unix.EIO))
+		return fail(orEIO(err))
 	}
 	m.rung = "punched-and-written"
 	return nil
 }
 
 // owe keeps the bytes of a page that was punched and could not be written: they
-// are served from the journal until a write of the page succeeds.
+// are served from the journal until a write of the page succeeds. If they can't
+// be kept there, the intent stays open, which has them too.
 func (r *repair) owe(m *mend) {
 	p := m.before
 	if p == nil {
-		return // all of it was the application's, which gets the error
+		return // replay: the intent stays open anyway
 	}
 	err := r.file.engine.Journal.SaveImage(r.damage.id, r.file.path(), journal.Image{
 		Page: m.page.Off, Data: slices.Clone(p.data[:]), Missing: p.missing.Slice(), Pending: true,
 	})
 	if err != nil {
 		r.file.emitFailure("journal", m.page, err)
+		r.damage.leaveUnclosed(m.page, m.intent.ID)
+		return
 	}
+	r.damage.mu.Lock()
+	defer r.damage.mu.Unlock()
+	r.damage.images.Add(m.page)
+	r.damage.bad.Add(m.page)
+}
+
+// leaveUnclosed keeps an intent open until the page is repaired.
+func (d *damage) leaveUnclosed(page ranges.Range, id uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.unclosed == nil {
+		d.unclosed = map[int64][]uint64{}
+	}
+	d.unclosed[page.Off] = append(d.unclosed[page.Off], id)
+}
+
+func (d *damage) isUnclosed(id uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, ids := range d.unclosed {
+		if slices.Contains(ids, id) {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *damage) unclosedOf(page ranges.Range) []uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.unclosed[page.Off]
 }

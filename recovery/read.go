@@ -17,57 +17,84 @@ import (
 // means that not one byte may be used: the failure was no poison
 // (*OutageError), or the semantics want it (*PoisonError).
 func (f *File) Read(p []byte, off int64, who Caller) (int, error) {
-	f.ino.mu.RLock()
-	defer f.ino.mu.RUnlock()
-	want := ranges.Range{Off: off, Len: int64(len(p))}
-	d := f.ino.damage.Load()
-	got := 0
-	if d == nil || !d.concernsRead(want) {
-		n, err := f.below.Pread(p, off)
-		if err == nil && n == len(p) {
-			return n, nil
-		}
-		if err != nil && !mayBePoison(err) {
-			return 0, f.trouble(want, err)
-		}
-		if err == nil && f.endsAt(off+int64(n)) {
-			return n, nil
-		}
-		got = n
-	}
 	for {
-		n, err := f.readHurt(p, want, got, who)
+		n, err := f.read(p, off, who)
 		if !errors.Is(err, errShrunk) {
 			return n, err
 		}
-		got = 0
 	}
 }
 
 // errShrunk says that the file became shorter while it was being read.
 var errShrunk = errors.New("the file shrank")
 
-// readHurt is the read after the kernel said no, or where poison is known. got
-// bytes at the front of p came from a read that stopped short behind them.
-func (f *File) readHurt(p []byte, want ranges.Range, got int, who Caller) (int, error) {
+func (f *File) read(p []byte, off int64, who Caller) (int, error) {
+	r, writes, n, err := f.readShared(p, off, who)
+	if r == nil {
+		return n, err
+	}
+	// Nothing is given up or learnt while a write may be under way: it could be
+	// clearing what has just failed.
+	f.ino.mu.Lock()
+	defer f.ino.mu.Unlock()
+	if f.ino.writes.Load() != writes {
+		if r, err = f.tryWithin(p, off, 0); r == nil {
+			return 0, err
+		}
+	}
+	pages, err := r.settle(who)
+	if err != nil {
+		return 0, err
+	}
+	f.recordRead(r.want, pages, who)
+	return len(r.buf), nil
+}
+
+// readShared is Read as far as it goes with the inode shared: one pread, and
+// what is known of bad pages. Where more is to be done it returns the read so
+// far, and the count of writes that it is good for.
+func (f *File) readShared(p []byte, off int64, who Caller) (r *recoveryRead, writes uint64, n int, err error) {
+	f.ino.mu.RLock()
+	defer f.ino.mu.RUnlock()
+	want := ranges.Range{Off: off, Len: int64(len(p))}
+	d := f.ino.damage.Load()
+	writes = f.ino.writes.Load()
+	if d == nil || !d.concernsRead(want) {
+		n, err = f.below.Pread(p, off)
+		if err == nil && n == len(p) {
+			return nil, 0, n, nil
+		}
+		if err != nil && !mayBePoison(err) {
+			return nil, 0, 0, f.trouble(want, err)
+		}
+		if err == nil && f.endsAt(off+int64(n)) {
+			return nil, 0, n, nil
+		}
+	}
+	if !f.engine.Semantics.Recover {
+		n, err = f.readStrictly(p, off, who)
+		return nil, 0, n, err
+	}
+	r, err = f.tryWithin(p, off, int64(n))
+	if r == nil || !r.isSettled() {
+		return r, writes, 0, err
+	}
+	f.recordRead(r.want, r.known, who)
+	return nil, 0, len(r.buf), nil
+}
+
+// tryWithin is try on what of the range lies within the file now: a bad sector
+// past the end must not fail the read. It returns nil where nothing does.
+func (f *File) tryWithin(p []byte, off, got int64) (*recoveryRead, error) {
 	st, err := f.stat()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	want = want.Intersect(ranges.Between(0, st.Size)) // a bad sector past the end must not fail the read
+	want := ranges.Range{Off: off, Len: int64(len(p))}.Intersect(ranges.Between(0, st.Size))
 	if want.Empty() {
-		return 0, nil
+		return nil, nil
 	}
-	p = p[:want.Len]
-	if !f.engine.Semantics.Recover {
-		return f.readStrictly(p, want, who)
-	}
-	pages, err := f.recoverRange(p, want, int64(got), st.Size, who)
-	if err != nil {
-		return 0, err
-	}
-	f.recordRead(want, pages, who)
-	return len(p), nil
+	return f.try(p[:want.Len], want, got, st.Size)
 }
 
 // endsAt reports whether the file really ends at or before off.
@@ -78,7 +105,13 @@ func (f *File) endsAt(off int64) bool {
 
 // readStrictly answers as the medium does, except that the count is never short
 // before the end: the kernel's FUSE would take it as the end of the file.
-func (f *File) readStrictly(p []byte, want ranges.Range, who Caller) (int, error) {
+func (f *File) readStrictly(p []byte, off int64, who Caller) (int, error) {
+	st, err := f.stat()
+	if err != nil {
+		return 0, err
+	}
+	want := ranges.Range{Off: off, Len: int64(len(p))}.Intersect(ranges.Between(0, st.Size))
+	p = p[:want.Len]
 	for done := 0; done < len(p); {
 		n, err := f.below.Pread(p[done:], want.Off+int64(done))
 		done += n
@@ -105,11 +138,22 @@ func (f *File) readStrictly(p []byte, want ranges.Range, who Caller) (int, error
 	return len(p), nil
 }
 
-// recoverRange reads want, which lies within the file's size, into buf: every
-// byte that can be had, zeros for the rest. It returns the bad pages in want,
-// which are recorded. got bytes of buf are there already: a read that stopped
-// short behind them. The caller holds the inode's lock, shared or exclusive.
-func (f *File) recoverRange(buf []byte, want ranges.Range, got, size int64, who Caller) ([]*page, error) {
+// recoveryRead is one read after the kernel said no, or where poison is known.
+type recoveryRead struct {
+	file     *File
+	damage   *damage
+	buf      []byte // stands for want
+	want     ranges.Range
+	size     int64
+	known    []*page        // bad pages served from what is known
+	suspects []*page        // pages that failed alone, not classified yet
+	well     []ranges.Range // pages taken for bad that read well
+}
+
+// try reads want, which lies within the file's size, into buf, as far as that
+// changes nothing of what is known. got bytes of buf are there already: a read
+// that stopped short behind them. The caller holds the inode, shared at least.
+func (f *File) try(buf []byte, want ranges.Range, got, size int64) (*recoveryRead, error) {
 	d, err := f.know()
 	if err != nil {
 		return nil, err
@@ -123,6 +167,22 @@ func (f *File) recoverRange(buf []byte, want ranges.Range, got, size int64, who 
 	if err != nil {
 		return nil, err
 	}
+	return r, nil
+}
+
+// isSettled reports whether all that the read met is known already.
+func (r *recoveryRead) isSettled() bool {
+	return len(r.suspects) == 0 && len(r.well) == 0 && !r.damage.isNews(r.want, r.known)
+}
+
+// settle classifies what failed, and records what is lost and what is found
+// again. It returns the bad pages. The caller holds the inode exclusively.
+func (r *recoveryRead) settle(who Caller) ([]*page, error) {
+	f, d := r.file, r.damage
+	for _, page := range r.well {
+		d.forget(page)
+		f.dropImages(d, page)
+	}
 	bad, err := f.classify(d, r.suspects)
 	if err != nil {
 		return nil, err
@@ -131,24 +191,40 @@ func (f *File) recoverRange(buf []byte, want ranges.Range, got, size int64, who 
 		f.mergeKept(d, p)
 	}
 	for _, p := range r.suspects {
-		p.fill(buf, want)
+		p.fill(r.buf, r.want)
 	}
 	if err := f.recordLoss(d, bad, who); err != nil {
 		return nil, err
 	}
 	pages := append(r.known, bad...)
-	return pages, f.noticeClean(d, buf, want, pages)
+	r.dropOutdated(pages)
+	return pages, f.noticeClean(d, r.buf, r.want, pages)
 }
 
-// recoveryRead is one read after the kernel said no.
-type recoveryRead struct {
-	file     *File
-	damage   *damage
-	buf      []byte // stands for want
-	want     ranges.Range
-	size     int64
-	known    []*page // bad pages served from what is known
-	suspects []*page // pages that failed alone, not classified yet
+// dropOutdated forgets the images of pages that read well: somebody has written
+// them, or will.
+func (r *recoveryRead) dropOutdated(bad []*page) {
+	still := ranges.Of()
+	for _, p := range bad {
+		still.Add(p.whole())
+	}
+	for _, kept := range r.damage.imagesWithin(r.want) {
+		for page := ranges.Page(kept.Off); page.Off < kept.End(); page = page.Shift(ranges.PageSize) {
+			inFile := page.Intersect(ranges.Between(0, r.size))
+			if !still.Overlaps(page) && r.want.Contains(inFile) {
+				r.file.dropImages(r.damage, page)
+			}
+		}
+	}
+}
+
+// recoverRange is try and settle. The caller holds the inode exclusively.
+func (f *File) recoverRange(buf []byte, want ranges.Range, size int64, who Caller) ([]*page, error) {
+	r, err := f.try(buf, want, 0, size)
+	if err != nil {
+		return nil, err
+	}
+	return r.settle(who)
 }
 
 // tryAll reads what is between the known-bad pages by halves, and serves those
@@ -156,7 +232,7 @@ type recoveryRead struct {
 func (r *recoveryRead) tryAll() error {
 	for pos := r.want.Off; pos < r.want.End(); {
 		rest := ranges.Between(pos, r.want.End())
-		bad := r.damage.nextBad(rest)
+		bad := r.damage.nextBad(rest, &ranges.Set{})
 		gap := rest
 		if !bad.Empty() {
 			gap = ranges.Between(pos, bad.Off)
@@ -185,7 +261,7 @@ func (r *recoveryRead) serveKnown(bad ranges.Range) error {
 		p.verdict = media.Unknown
 		err := p.retry(r.file.below)
 		if err == nil {
-			r.damage.forget(bad) // it reads well again
+			r.well = append(r.well, bad)
 			p.fill(r.buf, r.want)
 			return nil
 		}
@@ -198,8 +274,7 @@ func (r *recoveryRead) serveKnown(bad ranges.Range) error {
 		return fmt.Errorf("reading the kept image of page %v: %w", bad, err)
 	}
 	if ok && !p.merge(im.Data, im.Missing) {
-		r.file.dropImages(r.damage, bad) // of another time
-		r.damage.forget(bad)
+		r.well = append(r.well, bad) // the image is of another time
 		return r.fetch(bad.Intersect(r.want))
 	}
 	p.fill(r.buf, r.want)
@@ -241,7 +316,7 @@ func (r *recoveryRead) fetch(span ranges.Range) error {
 
 // fetchBehind goes on where a read stopped short. In the middle of a page that
 // is the first touch of latent poison, and the only moment at which the medium
-// names the line: the bytes in front are kept, and the bytes behind are asked
+// names the line: the bytes in front are kept, and the rest of the page is asked
 // for before the record of it lands and condemns the page.
 func (r *recoveryRead) fetchBehind(rest ranges.Range, from int64) error {
 	if rest.Off%ranges.PageSize == 0 {
@@ -252,10 +327,13 @@ func (r *recoveryRead) fetchBehind(rest ranges.Range, from int64) error {
 	p.have(r.slice(front), front.Off)
 	line := ranges.Range{Off: rest.Off &^ (ranges.LineSize - 1), Len: ranges.LineSize}
 	p.granularity = ranges.LineSize
-	if behind := ranges.Between(line.End(), p.want.End()); !behind.Empty() {
+	for _, good := range []ranges.Range{ranges.Between(line.End(), p.want.End()), ranges.Between(p.off, front.Off)} {
 		var buf [ranges.PageSize]byte
-		if n, err := r.file.below.Pread(buf[:behind.Len], behind.Off); err == nil {
-			p.have(buf[:n], behind.Off)
+		if good.Empty() {
+			continue
+		}
+		if n, err := r.file.below.Pread(buf[:good.Len], good.Off); err == nil {
+			p.have(buf[:n], good.Off)
 		}
 	}
 	return r.fetch(ranges.Between(p.whole().End(), rest.End()))

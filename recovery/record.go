@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -59,7 +58,13 @@ func (f *File) keepImage(d *damage, p *page, path string) bool {
 	err := f.engine.Journal.SaveImage(d.id, path, journal.Image{
 		Page: p.off, Data: slices.Clone(p.data[:]), Missing: p.missing.Slice(),
 	})
-	return err == nil
+	if err != nil {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.images.Add(p.whole())
+	return true
 }
 
 func (f *File) emitLost(lost ranges.Range, bad []*page, who Caller) {
@@ -113,11 +118,14 @@ func (f *File) event(kind event.Kind, r ranges.Range, who Caller) event.Event {
 
 // dropImages forgets kept images of pages in r.
 func (f *File) dropImages(d *damage, r ranges.Range) {
-	if f.engine.Journal.Pages(d.key).Overlaps(r) {
-		err := f.engine.Journal.DropImages(d.key, r)
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			f.emitFailure("journal", r, err)
-		}
+	if len(d.imagesWithin(r)) == 0 {
+		return
+	}
+	d.mu.Lock()
+	d.images.Remove(r.Widen(ranges.PageSize))
+	d.mu.Unlock()
+	if err := f.engine.Journal.DropImages(d.key, r); err != nil {
+		f.emitFailure("journal", r, err)
 	}
 }
 

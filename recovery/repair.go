@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,8 +36,9 @@ type mend struct {
 	fresh ranges.Range // what the application writes of it; empty for a repair of ours
 	data  []byte       // of fresh
 
-	content []byte // the page as it shall be; zero beyond the end of the file
-	before  *page  // what was salvaged; nil if all is overwritten
+	written []ranges.Range // of fresh, what is certainly the application's: zeros of a writeback may be ours
+	content []byte         // the page as it shall be; zero beyond the end of the file
+	before  *page          // what was salvaged; nil if all is overwritten
 	intent  *journal.Intent
 	rung    string // of the ladder that cleared it
 }
@@ -58,6 +58,7 @@ type repair struct {
 	damage    *damage
 	size, end int64 // of the file: before, and after
 	mends     []*mend
+	intents   []*journal.Intent
 	own       bool // on behalf of a write of the application; otherwise mtime is restored
 	writeback bool
 	who       Caller
@@ -75,17 +76,16 @@ func (r *repair) run() (failed ranges.Range, err error) {
 			return m.page, err
 		}
 	}
-	intents, err := r.begin()
-	if err != nil {
+	if err := r.begin(); err != nil {
 		r.file.emitFailure("journal", first, err)
 		return first, &RepairError{Step: "journal", Page: first, Err: err}
 	}
 	r.file.engine.reached(intentDurable)
 	cleared, clearErr := r.clearAll()
-	u := &unfinished{target: r.end, mends: cleared, change: r.change(cleared, intents)}
+	u := &unfinished{target: r.end, mends: cleared, change: r.change(cleared)}
 	r.file.engine.reached(pagesWritten)
 	if err := r.file.finish(r.damage, u); err != nil {
-		r.damage.leaveOpen(u)
+		r.file.leaveOpen(r.damage, u)
 		return first, err
 	}
 	r.report(cleared)
@@ -99,7 +99,11 @@ func (r *repair) run() (failed ranges.Range, err error) {
 func (r *repair) prepare(m *mend) error {
 	m.content = make([]byte, ranges.PageSize)
 	inFile := m.page.Intersect(ranges.Between(0, r.size))
-	if !m.fresh.Contains(inFile) {
+	m.written = []ranges.Range{m.fresh}
+	if r.writeback {
+		m.written = nonZero(m.data, m.fresh.Off)
+	}
+	if r.writeback || !m.fresh.Contains(inFile) {
 		var err error
 		if m.before, err = r.salvaged(m.page); err != nil {
 			return err
@@ -131,42 +135,46 @@ func (r *repair) salvaged(where ranges.Range) (*page, error) {
 
 // begin makes the intents durable: one with an image for each page of which
 // something is kept or that reaches past the end, one without for all others.
-func (r *repair) begin() ([]*journal.Intent, error) {
+func (r *repair) begin() error {
 	st, err := r.file.below.Stat()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	base := journal.Intent{
 		FS: r.file.engine.FS, File: r.damage.id, Path: r.file.path(), Size: r.size, End: r.end,
 		Mtime: st.Mtime, Ctime: st.Ctime, RestoreMtime: !r.own, Boot: r.file.engine.boot, Time: time.Now().UnixNano(),
 	}
-	var intents []*journal.Intent
 	var plain *journal.Intent
 	for _, m := range r.mends {
-		lost := r.damage.lostWithin(m.page)
-		if m.before == nil && m.page.End() <= r.end {
-			if plain == nil || m.page.End()-plain.Range.Off > journal.MaxPages*ranges.PageSize {
-				in := base
-				plain = &in
-				plain.Range = m.page
-				intents = append(intents, plain)
-			}
-			plain.Range = ranges.Between(plain.Range.Off, m.page.End())
-			plain.Lost = append(plain.Lost, lost...)
-			plain.Overwritten = append(plain.Overwritten, m.fresh)
-			m.intent = plain
+		if m.before != nil || m.page.End() > r.end {
+			m.intent = r.imageIntent(base, m)
+			r.intents = append(r.intents, m.intent)
 			continue
 		}
-		in := base
-		m.intent = &in
-		m.intent.Range, m.intent.Image, m.intent.Lost = m.page, m.content, lost
-		m.intent.Missing = m.stillMissing()
-		if !m.fresh.Empty() {
-			m.intent.Overwritten = []ranges.Range{m.fresh}
+		if plain == nil || m.page.End()-plain.Range.Off > journal.MaxPages*ranges.PageSize {
+			in := base
+			plain = &in
+			plain.Range = m.page
+			r.intents = append(r.intents, plain)
 		}
-		intents = append(intents, m.intent)
+		plain.Range = ranges.Between(plain.Range.Off, m.page.End())
+		plain.Lost = append(plain.Lost, r.damage.lostWithin(m.page)...)
+		plain.Overwritten = append(plain.Overwritten, m.fresh)
+		m.intent = plain
 	}
-	return intents, r.file.engine.Journal.Begin(intents...)
+	return r.file.engine.Journal.Begin(r.intents...)
+}
+
+// imageIntent is the intent for one page, with what the page shall hold.
+func (r *repair) imageIntent(in journal.Intent, m *mend) *journal.Intent {
+	in.ID = 0
+	in.Range, in.Image, in.Lost = m.page, m.content, r.damage.lostWithin(m.page)
+	in.Missing = m.stillMissing()
+	in.Overwritten = nil
+	if !m.fresh.Empty() {
+		in.Overwritten = m.written
+	}
+	return &in
 }
 
 // stillMissing is the bytes that will be zero because they could not be had.
@@ -175,32 +183,34 @@ func (m *mend) stillMissing() []ranges.Range {
 		return nil
 	}
 	missing := ranges.Of(m.before.missing.Slice()...)
-	missing.Remove(m.fresh)
+	for _, w := range m.written {
+		missing.Remove(w)
+	}
 	return missing.Slice()
 }
 
-// change is what the repair of the pages does to the ledger.
-func (r *repair) change(cleared []*mend, intents []*journal.Intent) ledger.Change {
+// change is what the repair of the pages does to the ledger. Every intent of the
+// repair is closed by it, but those that a page without an image depends on.
+func (r *repair) change(cleared []*mend) ledger.Change {
 	var c ledger.Change
-	path := r.file.path()
-	for _, in := range intents {
-		c.Close = append(c.Close, in.ID)
+	for _, in := range r.intents {
+		if !r.damage.isUnclosed(in.ID) {
+			c.Close = append(c.Close, in.ID)
+		}
 	}
+	path := r.file.path()
 	for _, m := range cleared {
-		if !slices.Contains(c.Close, m.intent.ID) {
-			c.Close = append(c.Close, m.intent.ID)
-		}
-		c.Moves = append(c.Moves, r.file.overwrites(r.damage, m.data, m.fresh, r.writeback)...)
+		c.Close = append(c.Close, r.damage.unclosedOf(m.page)...)
+		moves := r.file.overwrites(r.damage, m.data, m.fresh, r.writeback)
 		// Whatever is left of the page's rows is zero on clean media now.
-		for _, lost := range r.damage.lostWithin(m.page) {
-			rest := ranges.Of(lost)
-			for _, mv := range c.Moves {
-				rest.Remove(mv.Range)
-			}
-			for piece := range rest.All() {
-				c.Moves = append(c.Moves, ledger.Move{File: r.damage.id, Path: path, Range: piece, To: ledger.Reinitialized})
-			}
+		rest := ranges.Of(r.damage.lostWithin(m.page)...)
+		for _, mv := range moves {
+			rest.Remove(mv.Range)
 		}
+		for piece := range rest.All() {
+			moves = append(moves, ledger.Move{File: r.damage.id, Path: path, Range: piece, To: ledger.Reinitialized})
+		}
+		c.Moves = append(c.Moves, moves...)
 	}
 	return c
 }

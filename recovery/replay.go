@@ -26,6 +26,9 @@ const slack = time.Minute
 // the images. An error means that the backing filesystem is in trouble; intents
 // stay open then, and the mount must not go on.
 func (e *Engine) Replay() error {
+	if err := e.reviewImages(); err != nil {
+		return err
+	}
 	for _, in := range e.Journal.Intents() {
 		if e.Ledger.Closed(in.ID) {
 			if err := e.Journal.Close(in.ID); err != nil {
@@ -99,15 +102,19 @@ func (rp *replay) withImage() error {
 		if e.ReadOnly {
 			return e.serveFromImage(in)
 		}
-		if err := rp.rewrite(); err != nil {
+		var refused *RepairError
+		if err := rp.rewrite(); errors.As(err, &refused) {
+			return rp.owe(refused)
+		} else if err != nil {
 			return err
 		}
 		return e.settled(rp.file, in, "page-written", rp.moves())
 	case equal:
-		if !e.ReadOnly {
-			if err := rp.restore(); err != nil {
-				return err
-			}
+		if e.ReadOnly {
+			return nil // the size may still have to be restored
+		}
+		if err := rp.restore(); err != nil {
+			return err
 		}
 		return e.settled(rp.file, in, "was-written", rp.moves())
 	case beyond:
@@ -166,7 +173,7 @@ func (rp *replay) certain(r ranges.Range) error {
 		return nil
 	}
 	if err := rp.file.below.Control(ranges.Of(rp.in.Range)); err != nil {
-		return &OutageError{Range: r, Err: errors.Join(err, unix.EIO)}
+		return &OutageError{Range: r, Err: fmt.Errorf("%w (control read: %v)", unix.EIO, err)}
 	}
 	return nil
 }
@@ -194,7 +201,7 @@ func (rp *replay) restore() error {
 	if rp.stat.Size == in.Range.End() && rp.stat.Ctime <= in.Time+int64(slack) {
 		size = in.End // the crash came before the truncate back
 	}
-	if err := rp.file.shrink(size); err != nil {
+	if err := rp.file.shrink(in.Range.End(), size); err != nil {
 		return err
 	}
 	if in.RestoreMtime {
@@ -209,7 +216,10 @@ func (rp *replay) restore() error {
 // write never returned, so either state of a page is right, and there is
 // nothing to write. Pages that are still bad stay lost.
 func (rp *replay) withoutImage() error {
-	if !rp.engine.ReadOnly && rp.stat.Size == rp.in.Range.End() && rp.in.End < rp.stat.Size {
+	if rp.engine.ReadOnly {
+		return nil
+	}
+	if rp.stat.Size == rp.in.Range.End() && rp.in.End < rp.stat.Size {
 		if err := rp.restore(); err != nil {
 			return err
 		}
@@ -233,10 +243,8 @@ func (rp *replay) moves() []ledger.Move {
 // settled closes an intent, in one durable step with what it did to the ledger.
 func (e *Engine) settled(f *File, in *journal.Intent, action string, moves []ledger.Move) error {
 	var losses []ledger.Loss
-	if moves != nil { // the crash may have come before the rows were durable
-		for _, r := range in.Lost {
-			losses = append(losses, ledger.Loss{File: in.File, Path: in.Path, Range: r, Cause: "eio", Source: e.Medium.Source(), Granularity: r.Len})
-		}
+	if moves != nil {
+		losses = e.losses(in)
 	}
 	if err := e.Ledger.Commit(ledger.Change{Lost: losses, Moves: moves, Close: []uint64{in.ID}}); err != nil {
 		return err
@@ -261,9 +269,4 @@ func (e *Engine) settled(f *File, in *journal.Intent, action string, moves []led
 	}
 	e.Events.Emit(ev)
 	return nil
-}
-
-// serveFromImage leaves the intent open, and serves its image meanwhile.
-func (e *Engine) serveFromImage(in *journal.Intent) error {
-	return e.Journal.SaveImage(in.File, in.Path, journal.Image{Page: in.Range.Off, Data: in.Image, Missing: in.Missing, Pending: true})
 }

@@ -70,6 +70,7 @@ func (f *File) reshape(edges func(size int64) []ranges.Range, change func() erro
 	}
 	f.ino.mu.Lock()
 	defer f.ino.mu.Unlock()
+	f.ino.writes.Add(1)
 	d, err := f.know()
 	if err != nil {
 		return err
@@ -111,6 +112,7 @@ func (f *File) reshapeClean(change func() error) (done bool, err error) {
 	if f.ino.damage.Load() != nil && f.engine.Semantics.Recover {
 		return false, nil
 	}
+	defer f.ino.writes.Add(1) // before the lock is let go
 	err = change()
 	if f.engine.Semantics.Recover && err != nil && mayBePoison(err) {
 		return false, nil

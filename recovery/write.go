@@ -13,13 +13,25 @@ import (
 // writes back a mapped page, most of which nobody wrote. The count may be short
 // where an error struck in the middle, as write(2)'s.
 func (f *File) Write(p []byte, off int64, writeback bool, who Caller) (int, error) {
-	r := ranges.Range{Off: off, Len: int64(len(p))}
+	n, err := f.write(p, ranges.Range{Off: off, Len: int64(len(p))}, writeback, who)
+	switch {
+	case err == nil:
+		return n, nil
+	case n > 0 && !writeback:
+		return n, nil // the error comes with the next write, as write(2) has it
+	}
+	return 0, err // of a writeback nobody would ask for the rest
+}
+
+// write returns the count that was written in front of an error, and the error.
+func (f *File) write(p []byte, r ranges.Range, writeback bool, who Caller) (int, error) {
 	n, done, err := f.writeClean(p, r, writeback)
 	if done {
 		return n, err
 	}
 	f.ino.mu.Lock()
 	defer f.ino.mu.Unlock()
+	f.ino.writes.Add(1)
 	d, err := f.know()
 	if err != nil {
 		return 0, err
@@ -44,6 +56,7 @@ func (f *File) writeClean(p []byte, r ranges.Range, writeback bool) (n int, done
 	if d != nil && f.engine.Semantics.Recover && d.concernsWrite(r) {
 		return 0, false, nil
 	}
+	defer f.ino.writes.Add(1) // before the lock is let go
 	n, err = f.writeAll(p, r.Off)
 	switch {
 	case err == nil && d != nil:
@@ -52,10 +65,8 @@ func (f *File) writeClean(p []byte, r ranges.Range, writeback bool) (n int, done
 		return n, true, nil
 	case mayBePoison(err) && f.engine.Semantics.Recover:
 		return 0, false, nil
-	case n > 0:
-		return n, true, nil // the error comes with the next write, as write(2) has it
 	}
-	return 0, true, f.trouble(r, err)
+	return n, true, f.trouble(r, err)
 }
 
 // writeAll writes until all is written or the medium gives an error.
@@ -74,8 +85,14 @@ func (f *File) writeAll(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// noteWritten moves the ledger's rows under bytes that were just written.
+// noteWritten moves the ledger's rows under bytes that were just written, and
+// forgets the images of their pages.
 func (f *File) noteWritten(d *damage, p []byte, r ranges.Range, writeback bool) error {
+	f.dropImages(d, r)
+	return f.noteRows(d, p, r, writeback)
+}
+
+func (f *File) noteRows(d *damage, p []byte, r ranges.Range, writeback bool) error {
 	change := ledger.Change{Moves: f.overwrites(d, p, r, writeback)}
 	if len(change.Moves) == 0 {
 		return nil
@@ -135,8 +152,10 @@ type mendingWrite struct {
 	who       Caller
 
 	mends []*mend
+	found ranges.Set // bad pages met by this write; those of which all is kept are known besides
 }
 
+// run returns how much is written, and what stopped it.
 func (w *mendingWrite) run() (int, error) {
 	if err := w.lookFirst(); err != nil {
 		return 0, err
@@ -145,31 +164,41 @@ func (w *mendingWrite) run() (int, error) {
 	if mended, mendErr := w.repairBad(stop); mendErr != nil {
 		stop, err = mended, mendErr
 	}
-	done := int(stop - w.at.Off)
+	done := stop - w.at.Off
 	if done > 0 {
 		written := ranges.Between(w.at.Off, stop)
-		noteErr := w.file.noteWritten(w.damage, w.data[:done], written, w.writeback)
-		return done, noteErr
+		if noteErr := w.file.noteRows(w.damage, w.data[:done], written, w.writeback); noteErr != nil {
+			err = noteErr
+		}
 	}
-	return 0, err
+	return int(done), err
 }
 
-// lookFirst reads the pages that the ledger calls lost but that nobody has met
-// since the mount: what can be salvaged of them has to be known before they are
+// lookFirst reads the pages that the ledger calls lost, or that have an image,
+// but that nobody has met since the mount: what can be salvaged of them has to be known before they are
 // written.
 func (w *mendingWrite) lookFirst() error {
 	inFile := w.at.Widen(ranges.PageSize).Intersect(ranges.Between(0, w.size))
-	for _, lost := range w.damage.lostWithin(inFile) {
-		for off := ranges.Page(lost.Off).Off; off < lost.End(); off += ranges.PageSize {
+	for _, old := range append(w.damage.lostWithin(inFile), w.damage.imagesWithin(inFile)...) {
+		for off := ranges.Page(old.Off).Off; off < old.End(); off += ranges.PageSize {
 			if w.damage.isBad(ranges.Page(off)) {
 				continue
 			}
-			if _, err := w.file.inspect(ranges.Page(off), w.size, w.who); err != nil {
+			if _, err := w.inspect(ranges.Page(off)); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// inspect finds the bad pages in r, and keeps them in mind.
+func (w *mendingWrite) inspect(r ranges.Range) (bad int, err error) {
+	pages, err := w.file.inspect(r, w.size, w.who)
+	for _, p := range pages {
+		w.found.Add(p.whole())
+	}
+	return len(pages), err
 }
 
 // writeGood writes what lies between bad pages, finding more bad ones as the
@@ -181,15 +210,20 @@ func (w *mendingWrite) writeGood() (int64, error) {
 	}
 	for pos := w.at.Off; pos < w.at.End(); {
 		rest := ranges.Between(pos, w.at.End())
-		bad := w.damage.nextBad(rest)
+		bad := w.damage.nextBad(rest, &w.found)
 		if !bad.Empty() && bad.Off <= pos {
-			w.mends = append(w.mends, &mend{page: bad, fresh: bad.Intersect(w.at)})
+			w.mends = append(w.mends, &mend{page: bad, fresh: bad.Intersect(w.at), data: w.slice(bad.Intersect(w.at))})
 			pos = bad.End()
 			continue
 		}
 		run := rest
 		if !bad.Empty() {
 			run = ranges.Between(pos, bad.Off)
+		}
+		if run.End() > w.size { // the file grows only if all before can be repaired
+			if mended, err := w.repairBad(pos); err != nil {
+				return mended, err
+			}
 		}
 		n, err := w.file.writeAll(w.slice(run), run.Off)
 		pos += int64(n)
@@ -210,19 +244,13 @@ func (w *mendingWrite) blame(run ranges.Range, err error) error {
 		return w.file.trouble(run, err)
 	}
 	inFile := run.Widen(ranges.PageSize).Intersect(ranges.Between(0, w.size))
-	bad, inspectErr := w.file.inspect(inFile, w.size, w.who)
-	if inspectErr != nil {
-		return inspectErr
-	}
-	if len(bad) > 0 {
-		return nil
+	if bad, err := w.inspect(inFile); err != nil || bad > 0 {
+		return err
 	}
 	// Some filesystems touch the tail page when a file grows behind it (XFS, lab facts).
 	if run.End() > w.size {
-		if tail, tailErr := w.file.inspect(ranges.Page(w.size), w.size, w.who); tailErr != nil {
-			return tailErr
-		} else if len(tail) > 0 {
-			return w.file.mendTail(w.damage, w.size, run.Off, w.who)
+		if err := w.file.mendPage(w.damage, ranges.Page(w.size), w.size, w.who); err != nil {
+			return err
 		}
 	}
 	if _, again := w.file.writeAll(w.slice(run), run.Off); again != nil {
@@ -231,17 +259,15 @@ func (w *mendingWrite) blame(run ranges.Range, err error) error {
 	return nil
 }
 
-// repairBad mends the queued pages. It returns the offset up to which the whole
-// write is done.
+// repairBad mends the queued pages, all else up to stop being written. It
+// returns the offset up to which the whole write is done.
 func (w *mendingWrite) repairBad(stop int64) (int64, error) {
 	if len(w.mends) == 0 {
 		return stop, nil
 	}
-	for _, m := range w.mends {
-		m.data = w.slice(m.fresh)
-	}
 	rep := &repair{file: w.file, damage: w.damage, size: w.size, end: max(w.size, stop), mends: w.mends,
 		own: true, writeback: w.writeback, who: w.who}
+	w.mends = nil
 	failed, err := rep.run()
 	if err != nil {
 		return max(failed.Off, w.at.Off), err
@@ -260,5 +286,5 @@ func (f *File) inspect(r ranges.Range, size int64, who Caller) ([]*page, error) 
 	if want.Empty() {
 		return nil, nil
 	}
-	return f.recoverRange(make([]byte, want.Len), want, 0, size, who)
+	return f.recoverRange(make([]byte, want.Len), want, size, who)
 }

@@ -1,0 +1,104 @@
+package recovery
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/fileid"
+	"github.com/mendfs/mendfs/recovery/journal"
+	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+// serveFromImage leaves the intent open, and serves its image meanwhile.
+func (e *Engine) serveFromImage(in *journal.Intent) error {
+	return e.Journal.SaveImage(in.File, in.Path, journal.Image{Page: in.Range.Off, Data: in.Image, Missing: in.Missing, Pending: true})
+}
+
+// owe ends the replay of an intent whose page the medium refuses to clear: its
+// image is served until a write of the page succeeds.
+func (rp *replay) owe(refused *RepairError) error {
+	e, in := rp.engine, rp.in
+	if err := rp.certain(in.Range); err != nil {
+		return err
+	}
+	if err := e.serveFromImage(in); err != nil {
+		return err
+	}
+	change := ledger.Change{Lost: e.losses(in), Close: []uint64{in.ID}}
+	for _, r := range in.Overwritten {
+		change.Moves = append(change.Moves, ledger.Move{File: in.File, Path: in.Path, Range: r, To: ledger.Overwritten})
+	}
+	if err := e.Ledger.Commit(change); err != nil {
+		return err
+	}
+	rp.file.emitFailure("write", in.Range, refused)
+	return e.closed(change.Close)
+}
+
+// losses are the bytes that were lost when the intent was made: the crash may
+// have come before their rows were durable.
+func (e *Engine) losses(in *journal.Intent) []ledger.Loss {
+	var out []ledger.Loss
+	for _, r := range in.Lost {
+		out = append(out, ledger.Loss{File: in.File, Path: in.Path, Range: r, Cause: "eio", Source: e.Medium.Source(), Granularity: r.Len})
+	}
+	return out
+}
+
+// reviewImages drops, before anything is served, the images that nobody needs:
+// those of files that are gone, and those owed to a page that reads well. A hole
+// is what our own punch left: there the image is all there is.
+func (e *Engine) reviewImages() error {
+	open := map[string]*ranges.Set{}
+	for _, in := range e.Journal.Intents() {
+		if e.Ledger.Closed(in.ID) {
+			continue
+		}
+		if open[in.File.Key()] == nil {
+			open[in.File.Key()] = ranges.Of()
+		}
+		open[in.File.Key()].Add(in.Range)
+	}
+	gone := map[string]bool{}
+	for im, err := range e.Journal.Images(false) {
+		if err != nil {
+			return fmt.Errorf("reading the images of bad pages: %w", err)
+		}
+		key, page := im.File.Key(), ranges.Page(im.Page)
+		if set := open[key]; set != nil && set.Overlaps(page) {
+			continue // replay decides
+		}
+		if _, asked := gone[key]; !asked {
+			gone[key] = fileid.Gone(e.Root, im.File)
+		}
+		if !gone[key] && (!im.Pending || !e.readsWell(im)) {
+			continue
+		}
+		if err := e.Journal.DropImages(key, page); err != nil {
+			return fmt.Errorf("dropping the image of %q %v: %w", im.Path, page, err)
+		}
+	}
+	return nil
+}
+
+// readsWell reports whether the page of an image can be read and is no hole.
+func (e *Engine) readsWell(im journal.Saved) bool {
+	fd, err := fileid.Open(e.Root, im.File, im.Path, unix.O_RDONLY)
+	if err != nil {
+		return errors.Is(err, fileid.ErrGone)
+	}
+	defer unix.Close(fd)
+	f := e.Medium.Open(fd)
+	st, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	if hole, err := f.IsHole(ranges.Page(im.Page)); hole || err != nil {
+		return false
+	}
+	p := newPage(im.Page, st.Size)
+	return p.want.Empty() || p.retry(f) == nil
+}
