@@ -90,16 +90,19 @@ func (p *page) isolatedBy(control error) bool {
 // outage reports a failure that is not poison, and makes it an error that
 // carries the backing's own errno.
 func (f *File) outage(r ranges.Range, err error) error {
-	e := f.engine
+	f.engine.tellOutage(f.event(event.Outage, r, Caller{}), err)
+	return &OutageError{Range: r, Err: err}
+}
+
+// tellOutage emits the event; all but the first of an outage are only counted.
+func (e *Engine) tellOutage(ev event.Event, err error) {
 	e.counters.outageErrors.Add(1)
 	if e.outage.begins(time.Now()) {
 		e.Events.OutageOver()
 	}
-	ev := f.event(event.Outage, r, Caller{})
 	ev.Error, ev.Action = err.Error(), "passed-through"
 	ev.Next = "check the device and the kernel's log; nothing was recorded as lost"
 	e.Events.Emit(ev)
-	return &OutageError{Range: r, Err: err}
 }
 
 // trouble passes on an errno that can't be poison, as an outage if it says that

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/fileid"
 )
 
@@ -62,9 +63,14 @@ func (i *Inode) know(id fileid.ID) (*damage, error) {
 }
 
 // View runs fn while no repair of the file is under way: what fn sees of sizes
-// and times was never an intermediate state.
+// and times was never an intermediate state. fn asks for attributes: where that
+// fails as a device does, it is an outage.
 func (i *Inode) View(fn func() error) error {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	return fn()
+	err := fn()
+	if err != nil && (mayBePoison(err) || isGone(err)) {
+		i.engine.tellOutage(event.Event{Event: event.Outage, FS: i.engine.FS, Source: i.engine.Medium.Source()}, err)
+	}
+	return err
 }
