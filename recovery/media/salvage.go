@@ -106,12 +106,15 @@ func newReader(fd int) *reader {
 
 // pread reads at most a page.
 func (r *reader) pread(p []byte, off int64) (int, error) {
-	if r.direct >= 0 {
-		n, err := pread(r.direct, r.page[:len(p)], off)
-		if !errors.Is(err, unix.EINVAL) { // an alignment that this filesystem can't do directly
-			return copy(p, r.page[:n]), err
-		}
+	if r.direct < 0 {
+		return pread(r.fd, p, off)
 	}
+	n, err := pread(r.direct, r.page[:len(p)], off)
+	if err == nil || len(p) >= ranges.SectorSize && !errors.Is(err, unix.EINVAL) {
+		return copy(p, r.page[:n]), err
+	}
+	// Less than a sector may be more than the server below can do directly,
+	// whatever errno it has for that.
 	return pread(r.fd, p, off)
 }
 
