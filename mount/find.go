@@ -1,6 +1,9 @@
 package mount
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"slices"
+)
 
 // List is every running mount that this user may know of, by mountpoint: the
 // user's own and root's.
@@ -47,10 +50,17 @@ func Find(path string) (*Running, error) {
 		return nil, err
 	}
 	for _, e := range all {
-		if e.Dev == p.mount.Dev {
+		// The device number of a mount that has just gone may be this one's.
+		if e.Dev == p.mount.Dev && (e.Mountpoint == p.mount.Mountpoint || !liesAt(all, p.mount)) {
 			e.Rel = filepath.Clean("./" + p.spot().Inner)
 			return &e.Running, nil
 		}
 	}
 	return nil, failed(nil, "ask the user who mounted it, or root", "the mount at %s is not in the list of running mounts", p.mount.Mountpoint)
+}
+
+// liesAt reports whether one of the entries is for this very mount, seen from
+// here. It is not where the mount is seen from another namespace, or bound.
+func liesAt(all []entry, m mountEntry) bool {
+	return slices.ContainsFunc(all, func(e entry) bool { return e.Dev == m.Dev && e.Mountpoint == m.Mountpoint })
 }
