@@ -1,0 +1,91 @@
+package main
+
+import (
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+// media is what is bad, and the rules by which it fails.
+type media struct {
+	unit   int64
+	cached bool
+	reads  atomic.Int64
+
+	mu     sync.RWMutex           // guards the rest; held over the I/O below, so that clearing and writing are one
+	bad    map[uint64]*ranges.Set // by inode; whole units
+	outage bool
+}
+
+func (m *media) poison(ino uint64, r ranges.Range) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.bad[ino] == nil {
+		m.bad[ino] = ranges.Of()
+	}
+	m.bad[ino].Add(r.Widen(m.unit))
+}
+
+func (m *media) left(ino uint64) []ranges.Range {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.of(ino).Slice()
+}
+
+func (m *media) setOutage(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.outage = on
+}
+
+// of is what is bad in a file. The caller holds mu.
+func (m *media) of(ino uint64) *ranges.Set {
+	if s := m.bad[ino]; s != nil {
+		return s
+	}
+	return ranges.Of()
+}
+
+// readable is how many bytes a READ of r gets. The caller holds mu.
+func (m *media) readable(ino uint64, r ranges.Range) (int64, syscall.Errno) {
+	if m.outage {
+		return 0, unix.EIO
+	}
+	for bad := range m.of(ino).Within(r) {
+		if good := bad.Off&^(m.unit-1) - r.Off; good > 0 && !m.cached {
+			return good, 0
+		}
+		return 0, unix.EIO
+	}
+	return r.Len, 0
+}
+
+// writable is EIO if a page with something bad is written in part only. The caller
+// holds mu.
+func (m *media) writable(ino uint64, r ranges.Range) syscall.Errno {
+	if m.outage {
+		return unix.EIO
+	}
+	whole := wholePages(r)
+	for bad := range m.of(ino).Within(r.Widen(ranges.PageSize)) {
+		if !whole.Contains(bad) {
+			return unix.EIO
+		}
+	}
+	return 0
+}
+
+// clear takes what is bad out of the whole pages of r. The caller holds mu.
+func (m *media) clear(ino uint64, r ranges.Range) {
+	if s := m.bad[ino]; s != nil {
+		s.Remove(wholePages(r))
+	}
+}
+
+func wholePages(r ranges.Range) ranges.Range {
+	return ranges.Between((r.Off+ranges.PageSize-1)&^(ranges.PageSize-1), r.End()&^(ranges.PageSize-1))
+}
