@@ -102,3 +102,38 @@ func (e *Engine) readsWell(im journal.Saved) bool {
 	p := newPage(im.Page, st.Size)
 	return p.want.Empty() || p.retry(f) == nil
 }
+
+// Sweep moves the ledger's rows of files that are gone to the history, and drops
+// their images: nobody can lose those bytes any more, and no alert about them
+// should stay. A file is gone when its handle is stale; without handles nobody
+// can know.
+func (e *Engine) Sweep() error {
+	gone := map[string]bool{}
+	var change ledger.Change
+	for row, err := range e.Ledger.All(false) {
+		if err != nil {
+			return fmt.Errorf("looking for files that are gone: %w", err)
+		}
+		key := row.File.Key()
+		if _, asked := gone[key]; !asked {
+			gone[key] = fileid.Gone(e.Root, row.File)
+		}
+		if gone[key] {
+			change.Moves = append(change.Moves, ledger.Move{File: row.File, Path: row.Path, Range: row.Range, To: ledger.Overwritten})
+		}
+	}
+	if len(change.Moves) == 0 {
+		return nil
+	}
+	for key, isGone := range gone {
+		for pages := range e.Journal.Pages(key).All() {
+			if !isGone {
+				break
+			}
+			if err := e.Journal.DropImages(key, pages); err != nil {
+				return fmt.Errorf("dropping the images of a file that is gone: %w", err)
+			}
+		}
+	}
+	return e.Ledger.Record(change)
+}

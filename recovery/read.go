@@ -125,17 +125,32 @@ func (f *File) readStrictly(p []byte, off int64, who Caller) (int, error) {
 		if !mayBePoison(err) {
 			return 0, f.trouble(rest, err)
 		}
-		avoid := ranges.Of(rest.Widen(ranges.PageSize))
-		if f.below.Corroborate(rest) != media.Listed && f.below.Control(avoid) != nil {
-			return 0, f.outage(rest, err)
+		bad := f.firstListed(rest)
+		if bad.Empty() {
+			bad = rest.Intersect(ranges.Page(rest.Off))
+			if f.below.Control(ranges.Of(rest.Widen(ranges.PageSize))) != nil {
+				return 0, f.outage(rest, err)
+			}
 		}
-		ev := f.event(event.Detected, rest.Intersect(ranges.Page(rest.Off)), who)
+		f.engine.counters.passedOn.Add(1)
+		ev := f.event(event.Detected, bad, who)
 		ev.Detected, ev.Action, ev.Error = cause(err), "passed-through", err.Error()
 		ev.Next = "the semantics are strict: overwrite whole pages, or mount with --semantics recover"
 		f.engine.Events.Emit(ev)
 		return 0, &PoisonError{Range: rest, Err: err}
 	}
 	return len(p), nil
+}
+
+// firstListed is the first page of r that somebody's list has; the zero range if
+// there is none. A kernel fails more than that for it.
+func (f *File) firstListed(r ranges.Range) ranges.Range {
+	for page := ranges.Page(r.Off); page.Off < r.End(); page = page.Shift(ranges.PageSize) {
+		if f.below.Corroborate(page.Intersect(r)) == media.Listed {
+			return page.Intersect(r)
+		}
+	}
+	return ranges.Range{}
 }
 
 // recoveryRead is one read after the kernel said no, or where poison is known.

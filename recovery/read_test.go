@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/bits"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -290,6 +291,43 @@ func TestLossIsNoticedWhenItIsGone(t *testing.T) {
 	lost, reinit := r.live()
 	wantSet(t, "lost", lost)
 	wantSet(t, "reinitialized", reinit)
+}
+
+// TestRemovedFileIsNotLost: its rows are history once nobody can open it.
+func TestRemovedFileIsNotLost(t *testing.T) {
+	r := newRig(t, "dax", 4*pg).start()
+	r.poison(rng(pg, 512), false)
+	r.read(0, 4*pg)
+	r.check(os.Remove(r.path()))
+	r.check(r.engine.Sweep())
+	if lost, _ := r.live(); lost.Empty() {
+		t.Error("the rows of an open file without a name are gone")
+	}
+	r.check(r.closeFile())
+	r.check(r.engine.Sweep())
+	for row, err := range r.ledger.All(false) {
+		t.Errorf("still live: %+v, %v", row, err)
+	}
+	if r.journal.HasImages() {
+		t.Error("still has an image")
+	}
+}
+
+// TestStrictNamesThePage: the kernel fails more than the page that is bad.
+func TestStrictNamesThePage(t *testing.T) {
+	r := newRig(t, "dax", 10*pg)
+	r.rules = "strict"
+	r.start()
+	r.poison(rng(3*pg+1024, 64), false)
+	if _, err := r.file.Read(make([]byte, 10*pg), 0, Caller{}); Errno(err) != unix.EIO {
+		t.Error(err)
+	}
+	if n := r.engine.Status().PassedOn; n != 1 {
+		t.Errorf("%d errors counted", n)
+	}
+	if log := r.told(); !strings.Contains(log, `"event":"detected"`) || !strings.Contains(log, `"offset":12288,"length":4096`) {
+		t.Errorf("told:\n%s", log)
+	}
 }
 
 // TestLostXattr is the value of user.mendfs.lost.

@@ -40,6 +40,9 @@ func (e *Engine) Replay() error {
 			return fmt.Errorf("finishing the repair of %q %v that a crash left open: %w; nothing was lost: mount again when the backing filesystem works", in.Path, in.Range, err)
 		}
 	}
+	if err := e.Sweep(); err != nil {
+		return err
+	}
 	return e.checkpoint()
 }
 

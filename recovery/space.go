@@ -21,7 +21,7 @@ func (f *File) Truncate(size int64, who Caller) error {
 		if size >= old {
 			return nil
 		}
-		return f.gave(d, ranges.Between(size, ranges.Page(old+ranges.PageSize).End()), "")
+		return f.gave(d, ranges.Between(size, ranges.Page(old+ranges.PageSize).End()), event.Cleared, "cut-off")
 	}, who)
 }
 
@@ -45,7 +45,7 @@ func (f *File) Allocate(mode uint32, off, length int64, who Caller) error {
 		if !zeroes {
 			return nil
 		}
-		return f.gave(d, r.Intersect(ranges.Between(0, max(old, r.End()))), "zeroed")
+		return f.gave(d, r, event.Reinitialized, "zeroed")
 	}, who)
 }
 
@@ -124,9 +124,9 @@ func (f *File) reshapeClean(change func() error) (done bool, err error) {
 }
 
 // gave follows the application's giving up the bytes of r: what was lost there
-// does not matter any more, and whole pages are not bad any more. action names
-// the event; empty for none.
-func (f *File) gave(d *damage, r ranges.Range, action string) error {
+// does not matter any more, and whole pages are not bad any more. kind and
+// action are told if that means anything.
+func (f *File) gave(d *damage, r ranges.Range, kind event.Kind, action string) error {
 	wasBad := d.badPages().Overlaps(r)
 	change, path := ledger.Change{}, f.path()
 	for _, live := range append(d.lostWithin(r), d.reinitWithin(r)...) {
@@ -142,8 +142,8 @@ func (f *File) gave(d *damage, r ranges.Range, action string) error {
 	inside := ranges.Between(whole, r.End()&^(ranges.PageSize-1))
 	d.forget(inside)
 	f.dropImages(d, inside)
-	if wasBad && action != "" {
-		ev := f.event(event.Reinitialized, r, Caller{})
+	if wasBad || len(change.Moves) > 0 {
+		ev := f.event(kind, r, Caller{})
 		ev.Action = action
 		f.engine.Events.Emit(ev)
 	}

@@ -11,7 +11,7 @@ import (
 type counters struct {
 	recoveredReads, salvagedBytes, lostBytes   atomic.Int64
 	repairedPages, failedRepairs, outageErrors atomic.Int64
-	replayed                                   atomic.Int64
+	passedOn, replayed                         atomic.Int64
 }
 
 // Status is the engine's part of `mendfs status`.
@@ -25,6 +25,7 @@ type Status struct {
 	RepairedPages  int64  `json:"repaired_pages"`
 	FailedRepairs  int64  `json:"failed_repairs"`
 	OutageErrors   int64  `json:"outage_errors"`
+	PassedOn       int64  `json:"poison_errors"` // reads of poison that got its error: strict semantics
 	Replayed       int64  `json:"replayed_intents"`
 	Breaker        bool   `json:"breaker_open"` // true: uncorroborated failures are passed through for now
 }
@@ -40,6 +41,7 @@ func (e *Engine) Status() Status {
 		RepairedPages:  e.counters.repairedPages.Load(),
 		FailedRepairs:  e.counters.failedRepairs.Load(),
 		OutageErrors:   e.counters.outageErrors.Load(),
+		PassedOn:       e.counters.passedOn.Load(),
 		Replayed:       e.counters.replayed.Load(),
 		Breaker:        e.breaker.open(time.Now()),
 	}

@@ -93,6 +93,7 @@ func (s *salvage) read(r ranges.Range) ranges.Range {
 type reader struct {
 	fd     int // the caller's
 	direct int // O_DIRECT, or -1
+	both   int // how many lines that fail directly are still to be asked for plainly
 	page   []byte
 }
 
@@ -101,7 +102,7 @@ func newReader(fd int) *reader {
 	if err != nil {
 		direct = -1
 	}
-	return &reader{fd: fd, direct: direct, page: alignedPage()}
+	return &reader{fd: fd, direct: direct, both: ranges.SectorSize / ranges.LineSize, page: alignedPage()}
 }
 
 // pread reads at most a page.
@@ -110,12 +111,17 @@ func (r *reader) pread(p []byte, off int64) (int, error) {
 		return pread(r.fd, p, off)
 	}
 	n, err := pread(r.direct, r.page[:len(p)], off)
-	if err == nil || len(p) >= ranges.SectorSize && !errors.Is(err, unix.EINVAL) {
+	if err == nil || !errors.Is(err, unix.EINVAL) && (len(p) >= ranges.SectorSize || r.both == 0) {
 		return copy(p, r.page[:n]), err
 	}
 	// Less than a sector may be more than the server below can do directly,
 	// whatever errno it has for that.
-	return pread(r.fd, p, off)
+	r.both--
+	n, err = pread(r.fd, p, off)
+	if err == nil && n == len(p) {
+		r.both = ranges.PageSize // it can't: ask for all lines this way
+	}
+	return n, err
 }
 
 func (r *reader) close() {
