@@ -1,0 +1,289 @@
+package recovery
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/event"
+	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/media"
+	"github.com/mendfs/mendfs/recovery/ranges"
+)
+
+// recoveryRead is one read after the kernel said no, or where poison is known.
+type recoveryRead struct {
+	file     *File
+	damage   *damage
+	buf      []byte // stands for want
+	want     ranges.Range
+	size     int64
+	known    []*page        // bad pages served from what is known
+	suspects []*page        // pages that failed alone, not classified yet
+	well     []ranges.Range // pages taken for bad that read well
+}
+
+// try reads want, which lies within the file's size, into buf, as far as that
+// changes nothing of what is known. got bytes of buf are there already: a read
+// that stopped short behind them. The caller holds the inode, shared at least.
+func (f *File) try(buf []byte, want ranges.Range, got, size int64) (*recoveryRead, error) {
+	d, err := f.know()
+	if err != nil {
+		return nil, err
+	}
+	r := &recoveryRead{file: f, damage: d, buf: buf, want: want, size: size}
+	if got > 0 {
+		err = r.fetchBehind(ranges.Between(want.Off+got, want.End()), want.Off)
+	} else {
+		err = r.tryAll()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// isSettled reports whether all that the read met is known already.
+func (r *recoveryRead) isSettled() bool {
+	return len(r.suspects) == 0 && len(r.well) == 0 && !r.damage.isNews(r.want, r.known)
+}
+
+// settle classifies what failed, and records what is lost and what is found
+// again. It returns the bad pages. The caller holds the inode exclusively.
+func (r *recoveryRead) settle(who Caller) ([]*page, error) {
+	f, d := r.file, r.damage
+	for _, page := range r.well {
+		d.forget(page)
+		f.dropImages(d, page)
+	}
+	bad, err := f.classify(d, r.suspects)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range bad {
+		f.mergeKept(d, p)
+	}
+	for _, p := range r.suspects {
+		p.fill(r.buf, r.want)
+	}
+	if err := f.recordLoss(d, bad, who); err != nil {
+		return nil, err
+	}
+	pages := append(r.known, bad...)
+	r.dropOutdated(pages)
+	return pages, f.noticeClean(d, r.buf, r.want, pages)
+}
+
+// dropOutdated forgets the images of pages that read well: somebody has written
+// them, or will.
+func (r *recoveryRead) dropOutdated(bad []*page) {
+	still := ranges.Of()
+	for _, p := range bad {
+		still.Add(p.whole())
+	}
+	for _, kept := range r.damage.imagesWithin(r.want) {
+		for page := ranges.Page(kept.Off); page.Off < kept.End(); page = page.Shift(ranges.PageSize) {
+			inFile := page.Intersect(ranges.Between(0, r.size))
+			if !still.Overlaps(page) && r.want.Contains(inFile) {
+				r.file.dropImages(r.damage, page)
+			}
+		}
+	}
+}
+
+// recoverRange is try and settle. The caller holds the inode exclusively.
+func (f *File) recoverRange(buf []byte, want ranges.Range, size int64, who Caller) ([]*page, error) {
+	r, err := f.try(buf, want, 0, size)
+	if err != nil {
+		return nil, err
+	}
+	return r.settle(who)
+}
+
+// tryAll reads what is between the known-bad pages by halves, and serves those
+// from what is known.
+func (r *recoveryRead) tryAll() error {
+	for pos := r.want.Off; pos < r.want.End(); {
+		rest := ranges.Between(pos, r.want.End())
+		bad := r.damage.nextBad(rest, &ranges.Set{})
+		gap := rest
+		if !bad.Empty() {
+			gap = ranges.Between(pos, bad.Off)
+		}
+		if err := r.fetch(gap); err != nil {
+			return err
+		}
+		pos = gap.End()
+		if bad.Empty() || pos >= r.want.End() {
+			continue
+		}
+		if err := r.serveKnown(bad); err != nil {
+			return err
+		}
+		pos = bad.End()
+	}
+	return nil
+}
+
+// serveKnown serves a known-bad page from its image, or as zeros where it has
+// none. A page on nobody's list is asked once more before.
+func (r *recoveryRead) serveKnown(bad ranges.Range) error {
+	p := newPage(bad.Off, r.size)
+	p.known, p.verdict = true, media.Listed
+	if r.damage.isUnsure(bad) {
+		p.verdict = media.Unknown
+		err := p.retry(r.file.below)
+		if err == nil {
+			r.well = append(r.well, bad)
+			p.fill(r.buf, r.want)
+			return nil
+		}
+		if !mayBePoison(err) {
+			return r.file.trouble(bad, err)
+		}
+	}
+	im, ok, err := r.file.engine.Journal.Image(r.damage.key, bad.Off)
+	if err != nil {
+		return fmt.Errorf("reading the kept image of page %v: %w", bad, err)
+	}
+	if ok && !p.merge(im.Data, im.Missing) {
+		r.well = append(r.well, bad) // the image is of another time
+		return r.fetch(bad.Intersect(r.want))
+	}
+	p.fill(r.buf, r.want)
+	r.known = append(r.known, p)
+	return nil
+}
+
+// fetch reads a span, splitting it by halves on page boundaries where it fails:
+// O(k log n) calls for k bad pages of n. A kernel fails a whole extent's worth
+// for one bad sector (fs/dax.c, dax_iomap_iter, 5.19 to 6.18), so the good
+// bytes are still to be had.
+func (r *recoveryRead) fetch(span ranges.Range) error {
+	if span.Empty() {
+		return nil
+	}
+	n, err := r.file.below.Pread(r.slice(span), span.Off)
+	switch {
+	case err == nil && int64(n) == span.Len:
+		return nil
+	case err == nil && r.file.endsAt(span.Off+int64(n)):
+		return fmt.Errorf("reading %v: %w: %w", span, errShrunk, unix.EIO)
+	case err == nil && n > 0:
+		return r.fetchBehind(ranges.Between(span.Off+int64(n), span.End()), span.Off)
+	case err != nil && !mayBePoison(err):
+		return r.file.trouble(span, err)
+	case ranges.Page(span.Off).Contains(span):
+		r.suspect(span.Off, cause(err))
+		return nil
+	}
+	middle := (span.Off + span.Len/2) &^ (ranges.PageSize - 1)
+	if middle <= span.Off {
+		middle = ranges.Page(span.Off).End()
+	}
+	if err := r.fetch(ranges.Between(span.Off, middle)); err != nil {
+		return err
+	}
+	return r.fetch(ranges.Between(middle, span.End()))
+}
+
+// fetchBehind goes on where a read stopped short. In the middle of a page that
+// is the first touch of latent poison, and the only moment at which the medium
+// names the line: the bytes in front are kept, and the rest of the page is asked
+// for before the record of it lands and condemns the page.
+func (r *recoveryRead) fetchBehind(rest ranges.Range, from int64) error {
+	if rest.Off%ranges.PageSize == 0 {
+		return r.fetch(rest)
+	}
+	p := r.suspect(rest.Off, "short-read")
+	front := ranges.Between(max(p.off, from), rest.Off)
+	p.have(r.slice(front), front.Off)
+	line := ranges.Range{Off: rest.Off &^ (ranges.LineSize - 1), Len: ranges.LineSize}
+	p.granularity = ranges.LineSize
+	for _, good := range []ranges.Range{ranges.Between(line.End(), p.want.End()), ranges.Between(p.off, front.Off)} {
+		var buf [ranges.PageSize]byte
+		if good.Empty() {
+			continue
+		}
+		if n, err := r.file.below.Pread(buf[:good.Len], good.Off); err == nil {
+			p.have(buf[:n], good.Off)
+		}
+	}
+	return r.fetch(ranges.Between(p.whole().End(), rest.End()))
+}
+
+// suspect notes that the page of off failed alone.
+func (r *recoveryRead) suspect(off int64, cause string) *page {
+	if n := len(r.suspects); n > 0 && r.suspects[n-1].whole().Contains(ranges.Range{Off: off, Len: 1}) {
+		return r.suspects[n-1]
+	}
+	p := newPage(off, r.size)
+	p.cause = cause
+	if cause == "efault" {
+		p.err = unix.EFAULT
+	}
+	r.suspects = append(r.suspects, p)
+	return p
+}
+
+func (r *recoveryRead) slice(span ranges.Range) []byte {
+	return r.buf[span.Off-r.want.Off : span.End()-r.want.Off]
+}
+
+// mergeKept adds what an earlier look at the page had salvaged.
+func (f *File) mergeKept(d *damage, p *page) {
+	im, ok, err := f.engine.Journal.Image(d.key, p.off)
+	if err != nil || !ok {
+		return // what the medium gives now has to do
+	}
+	if !p.merge(im.Data, im.Missing) {
+		f.dropImages(d, p.whole()) // of another time: the page was rewritten by somebody else
+	}
+}
+
+// noticeClean finds bytes recorded as lost that the medium delivers again: the
+// kernel, another tool or another program cleared the poison.
+func (f *File) noticeClean(d *damage, buf []byte, want ranges.Range, bad []*page) error {
+	if len(d.lostWithin(want)) == 0 {
+		return nil
+	}
+	missing := ranges.Of()
+	for _, p := range bad {
+		for m := range p.missing.All() {
+			missing.Add(m)
+		}
+	}
+	var change ledger.Change
+	path := f.path()
+	for _, lost := range d.lostWithin(want) {
+		for back := range missing.Gaps(lost) {
+			to := ledger.Healed
+			if isZero(buf[back.Off-want.Off : back.End()-want.Off]) {
+				to = ledger.Reinitialized
+			}
+			change.Moves = append(change.Moves, ledger.Move{File: d.id, Path: path, Range: back, To: to})
+		}
+	}
+	if len(change.Moves) == 0 {
+		return nil
+	}
+	if err := f.engine.Ledger.Record(change); err != nil {
+		return &RepairError{Step: "ledger", Page: want, Err: err}
+	}
+	d.apply(change)
+	for _, m := range change.Moves {
+		ev := f.event(event.Cleared, m.Range, Caller{})
+		ev.Action = "now " + string(m.To)
+		f.engine.Events.Emit(ev)
+	}
+	return nil
+}
+
+func isZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
