@@ -7,10 +7,13 @@
 // pread or pwrite under the inode's shared lock. All else happens only after
 // the kernel said no, or where poison is already known:
 //
-//	try       read.go, write.go     split by halves down to single pages
-//	classify  classify.go           poison, or an outage? nothing is lost before that is known
-//	recover   page.go, repair.go    salvage, zero the rest; clear and rewrite
-//	record    record.go             ledger, salvage images, events
+//	try       read.go, write.go, space.go   one call; what is left of it in pieces
+//	          recover.go                    a read split by halves down to single pages
+//	classify  classify.go                   poison, or an outage? nothing is lost before that is known
+//	recover   page.go                       salvage a page, zero the rest
+//	          repair.go, ladder.go          clear bad pages and rewrite them, crash-safe
+//	          finish.go, replay.go, owed.go the end of a repair: now, after a crash, or never
+//	record    record.go                     ledger, salvage images, events
 //
 // # Words
 //
@@ -21,9 +24,11 @@
 //
 // # Locks
 //
-// Inode.mu is held shared by I/O and exclusively by whatever changes a bad page
-// or the sizes around it. damage.mu, inside it, guards what is known of the
-// inode. Neither is held while the kernel is notified of anything.
+// Inode.mu is held shared by clean I/O and by reads of what is known, exclusively
+// by whatever classifies or learns, changes a bad page, or the sizes around it:
+// nothing is given up while a write may be under way. damage.mu, inside it,
+// guards what is known of the inode. Neither is held while the kernel is
+// notified of anything.
 package recovery
 
 import (
