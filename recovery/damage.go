@@ -26,6 +26,9 @@ type damage struct {
 	// lost are bytes given up, reinit bytes that are zero on clean media: the
 	// ledger's live rows.
 	lost, reinit *ranges.Set
+	// held is what the first touch of a page gave a reader that has not settled
+	// yet: nobody else can have it from the medium any more.
+	held map[int64]heldPage
 	// open are repairs that were written but could not be closed, openPages their
 	// pages: nobody may write there until the intents are closed.
 	openPages ranges.Set
@@ -212,5 +215,37 @@ func (d *damage) apply(c ledger.Change) {
 				d.reinit.Add(r)
 			}
 		}
+	}
+}
+
+// heldPage is a page in a reader's hands, good as long as nothing was written.
+type heldPage struct {
+	data    [ranges.PageSize]byte
+	missing []ranges.Range
+	writes  uint64
+}
+
+// hold lets other readers of the page have what p has.
+func (d *damage) hold(p *page, writes uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.held == nil {
+		d.held = map[int64]heldPage{}
+	}
+	if old, ok := d.held[p.off]; ok && old.writes == writes && ranges.Of(old.missing...).Bytes() <= p.missing.Bytes() {
+		return // the first touch had more
+	}
+	d.held[p.off] = heldPage{data: p.data, missing: p.missing.Slice(), writes: writes}
+}
+
+// takeHeld adds what another reader has of the page, unless the file was
+// written since.
+func (d *damage) takeHeld(p *page, writes uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	held, ok := d.held[p.off]
+	delete(d.held, p.off)
+	if ok && held.writes == writes {
+		p.merge(held.data[:], held.missing)
 	}
 }

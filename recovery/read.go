@@ -32,7 +32,7 @@ func (f *File) read(p []byte, off int64, who Caller) (int, error) {
 	f.ino.mu.Lock()
 	defer f.ino.mu.Unlock()
 	if f.ino.writes.Load() != writes {
-		if r, err = f.tryWithin(p, off, 0); r == nil {
+		if r, err = f.tryWithin(p, off, 0, f.ino.writes.Load()); r == nil {
 			return 0, err
 		}
 	}
@@ -69,7 +69,7 @@ func (f *File) readShared(p []byte, off int64, who Caller) (r *recoveryRead, wri
 		n, err = f.readStrictly(p, off, who)
 		return nil, 0, n, err
 	}
-	r, err = f.tryWithin(p, off, int64(n))
+	r, err = f.tryWithin(p, off, int64(n), writes)
 	if r == nil || !r.isSettled() {
 		return r, writes, 0, err
 	}
@@ -79,7 +79,7 @@ func (f *File) readShared(p []byte, off int64, who Caller) (r *recoveryRead, wri
 
 // tryWithin is try on what of the range lies within the file now: a bad sector
 // past the end must not fail the read. It returns nil where nothing does.
-func (f *File) tryWithin(p []byte, off, got int64) (*recoveryRead, error) {
+func (f *File) tryWithin(p []byte, off, got int64, writes uint64) (*recoveryRead, error) {
 	st, err := f.stat()
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func (f *File) tryWithin(p []byte, off, got int64) (*recoveryRead, error) {
 	if want.Empty() {
 		return nil, nil
 	}
-	return f.try(p[:want.Len], want, got, st.Size)
+	return f.try(p[:want.Len], want, got, st.Size, writes)
 }
 
 // endsAt reports whether the file really ends at or before off.

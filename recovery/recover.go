@@ -18,6 +18,7 @@ type recoveryRead struct {
 	buf      []byte // stands for want
 	want     ranges.Range
 	size     int64
+	writes   uint64         // the inode's count when the read began
 	known    []*page        // bad pages served from what is known
 	suspects []*page        // pages that failed alone, not classified yet
 	well     []ranges.Range // pages taken for bad that read well
@@ -25,13 +26,14 @@ type recoveryRead struct {
 
 // try reads want, which lies within the file's size, into buf, as far as that
 // changes nothing of what is known. got bytes of buf are there already: a read
-// that stopped short behind them. The caller holds the inode, shared at least.
-func (f *File) try(buf []byte, want ranges.Range, got, size int64) (*recoveryRead, error) {
+// that stopped short behind them. writes is the inode's count from before the
+// first byte was read. The caller holds the inode, shared at least.
+func (f *File) try(buf []byte, want ranges.Range, got, size int64, writes uint64) (*recoveryRead, error) {
 	d, err := f.know()
 	if err != nil {
 		return nil, err
 	}
-	r := &recoveryRead{file: f, damage: d, buf: buf, want: want, size: size}
+	r := &recoveryRead{file: f, damage: d, buf: buf, want: want, size: size, writes: writes}
 	if got > 0 {
 		err = r.fetchBehind(ranges.Between(want.Off+got, want.End()), want.Off)
 	} else {
@@ -62,6 +64,7 @@ func (r *recoveryRead) settle(who Caller) ([]*page, error) {
 	}
 	for _, p := range bad {
 		f.mergeKept(d, p)
+		d.takeHeld(p, f.ino.writes.Load())
 	}
 	for _, p := range r.suspects {
 		p.fill(r.buf, r.want)
@@ -93,7 +96,7 @@ func (r *recoveryRead) dropOutdated(bad []*page) {
 
 // recoverRange is try and settle. The caller holds the inode exclusively.
 func (f *File) recoverRange(buf []byte, want ranges.Range, size int64, who Caller) ([]*page, error) {
-	r, err := f.try(buf, want, 0, size)
+	r, err := f.try(buf, want, 0, size, f.ino.writes.Load())
 	if err != nil {
 		return nil, err
 	}
@@ -209,6 +212,7 @@ func (r *recoveryRead) fetchBehind(rest ranges.Range, from int64) error {
 			p.have(buf[:n], good.Off)
 		}
 	}
+	r.damage.hold(p, r.writes) // another reader may come to the end of its read first
 	return r.fetch(ranges.Between(p.whole().End(), rest.End()))
 }
 
