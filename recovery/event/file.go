@@ -39,7 +39,8 @@ func openRotated(path string) (*lineFile, error) {
 // openAppend opens a log that grows for ever.
 func openAppend(path string) (*lineFile, error) {
 	// O_NONBLOCK: a pipe without a reader is an error, not a mount that hangs.
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	// O_NOFOLLOW: a symbolic link could lead into the mount itself.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("event log: %w", err)
 	}
