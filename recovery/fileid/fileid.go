@@ -186,9 +186,8 @@ func Path(root, fd int) string {
 	if err != nil {
 		return ""
 	}
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) == nil && st.Nlink == 0 {
-		path = strings.TrimSuffix(path, " (deleted)")
+	if was, ok := strings.CutSuffix(path, " (deleted)"); ok && !isNamed(root, fd, path) {
+		path = was
 	}
 	base, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(root))
 	if err != nil {
@@ -201,6 +200,20 @@ func Path(root, fd int) string {
 		return below
 	}
 	return path // it was moved out of root: the whole path says so
+}
+
+// isNamed reports whether the file open at fd really has the path, as the kernel
+// writes it: it adds " (deleted)" where that name is gone, even if the file has
+// others.
+func isNamed(root, fd int, path string) bool {
+	base, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(root))
+	if err != nil {
+		return false
+	}
+	rel, below := strings.CutPrefix(path, strings.TrimSuffix(base, "/")+"/")
+	var want, got unix.Stat_t
+	return below && unix.Fstat(fd, &want) == nil && unix.Fstatat(root, rel, &got, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+		got.Ino == want.Ino && got.Dev == want.Dev
 }
 
 // Filesystem is the name, the same after a reboot, of the filesystem that fd

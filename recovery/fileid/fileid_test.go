@@ -12,6 +12,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TestPathIsNeverCalledDeleted while the file lives, unless that is its name.
+func TestPathIsNeverCalledDeleted(t *testing.T) {
+	dir := t.TempDir()
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(root)
+	for name, c := range map[string]struct {
+		link, remove bool
+		file, want   string
+	}{
+		"removed":                       {false, true, "a", "a"},
+		"removed, with another name":    {true, true, "b", "b"},
+		"not removed, and called so":    {false, false, "c (deleted)", "c (deleted)"},
+		"removed, and called so before": {true, true, "d (deleted)", "d (deleted)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, err := os.Create(filepath.Join(dir, c.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if c.link {
+				err = os.Link(f.Name(), f.Name()+".link")
+			}
+			if c.remove {
+				err = errors.Join(err, os.Remove(f.Name()))
+			}
+			if got := Path(root, int(f.Fd())); err != nil || got != c.want {
+				t.Errorf("got %q, %v, want %q", got, err, c.want)
+			}
+		})
+	}
+}
+
 // places are directories of two filesystems with handles.
 func places(t *testing.T, test func(t *testing.T, dir string, root int)) {
 	for name, parent := range map[string]string{"disk": "", "tmpfs": "/dev/shm"} {
