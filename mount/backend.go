@@ -15,6 +15,7 @@ var _ control.Backend = backend{}
 
 func (b backend) Status(context.Context) (control.Status, error) {
 	m := b.m
+	swept := m.engine.Sweep() // files that are gone are not damaged any more
 	s := control.Status{
 		Running: true, Pid: os.Getpid(), Started: m.started,
 		Mountpoint: m.path, Backing: m.backing, OverMounted: m.path == m.backing,
@@ -22,7 +23,7 @@ func (b backend) Status(context.Context) (control.Status, error) {
 		Semantics: m.config.semantics.Name, Simulate: m.config.Simulate, ReadOnly: m.config.ReadOnly,
 		Engine: m.engine.Status(),
 	}
-	for _, err := range []error{m.ledger.Health(), m.journal.Stats().Err, m.events.Health()} {
+	for _, err := range []error{swept, m.ledger.Health(), m.journal.Stats().Err, m.events.Health()} {
 		if err != nil {
 			s.Trouble = append(s.Trouble, err.Error())
 		}
@@ -31,6 +32,9 @@ func (b backend) Status(context.Context) (control.Status, error) {
 }
 
 func (b backend) Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, error) {
+	if err := b.m.engine.Sweep(); err != nil { // files that are gone are not damaged any more
+		return nil, err
+	}
 	return b.m.records.Lost(ctx, q)
 }
 

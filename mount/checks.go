@@ -16,6 +16,7 @@ import (
 type target struct {
 	backing    *place
 	mountpoint *place // the same as backing when over-mounting
+	uncovered  bool   // a dead mount was detached from the mountpoint
 }
 
 func (t *target) overMounted() bool { return t.mountpoint == t.backing }
@@ -28,16 +29,19 @@ func (t *target) close() {
 }
 
 // findTarget looks up both ends and refuses those that can't be mounted. The
-// one thing it changes is to detach a dead mount of ours from the mountpoint,
-// which hides what has to be checked.
+// mountpoint may be covered by a dead mount of ours.
 func findTarget(c *config) (*target, error) {
-	mountpoint, err := findMountpoint(c)
+	path, what := c.Mountpoint, "mountpoint"
+	if path == "" {
+		path, what = c.Backing, "backing directory"
+	}
+	mountpoint, err := look(path, what)
 	if err != nil {
 		return nil, err
 	}
 	t := &target{backing: mountpoint, mountpoint: mountpoint}
 	if c.Mountpoint != "" {
-		if t.backing, err = findBacking(c); err != nil {
+		if t.backing, err = look(c.Backing, "backing directory"); err != nil {
 			mountpoint.close()
 			return nil, err
 		}
@@ -51,44 +55,6 @@ func findTarget(c *config) (*target, error) {
 		return nil, err
 	}
 	return t, nil
-}
-
-func findMountpoint(c *config) (*place, error) {
-	path, what := c.Mountpoint, "mountpoint"
-	if path == "" {
-		path, what = c.Backing, "backing directory"
-	}
-	for {
-		p, err := lookup(path)
-		if err != nil {
-			return nil, notThere(err, what, path)
-		}
-		if !p.isDead() {
-			return p, checkPlace(p, what, path)
-		}
-		err = detachDead(c, p)
-		p.close()
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
-func findBacking(c *config) (*place, error) {
-	p, err := lookup(c.Backing)
-	if err != nil {
-		return nil, notThere(err, "backing directory", c.Backing)
-	}
-	return p, checkPlace(p, "backing directory", c.Backing)
-}
-
-// checkPlace closes p if it is no directory.
-func checkPlace(p *place, what, path string) error {
-	if err := p.checkDir(); err != nil {
-		p.close()
-		return notThere(err, what, path)
-	}
-	return nil
 }
 
 func notThere(err error, what, path string) error {
@@ -105,18 +71,6 @@ func notThere(err error, what, path string) error {
 	return failed(err, "see what the filesystem says in dmesg", "the %s %s can't be opened", what, path)
 }
 
-// detachDead takes away the dead mount that p is the root of, if it is ours.
-func detachDead(c *config, p *place) error {
-	if p.mount.Type != FSType || !p.isMountRoot() {
-		return failed(unix.ENOTCONN, "umount "+p.mount.Mountpoint, "%s is in a dead mount of type %s", p.path, p.mount.Type)
-	}
-	if err := detach(p.mount.Mountpoint, true); err != nil {
-		return failed(err, "umount -l "+p.path, "the dead mount at %s can't be detached", p.path)
-	}
-	c.warn("detached the dead mount at %s (its daemon was gone)", p.path)
-	return nil
-}
-
 // check refuses ends that don't fit together.
 func (t *target) check() error {
 	b, m := t.backing, t.mountpoint
@@ -128,6 +82,9 @@ func (t *target) check() error {
 	}
 	if t.overMounted() {
 		return nil
+	}
+	if b.covered {
+		return failed(nil, "mendfs umount "+b.path, "a dead mount covers the backing directory %s", b.path)
 	}
 	switch {
 	case m.mount.Type == FSType && m.isMountRoot():
@@ -165,11 +122,11 @@ func (t *target) locate(what, path, next string) (string, spot, error) {
 	return real, at, err
 }
 
-// nearest is path, or the nearest directory above it that exists, and what of
-// path lies below that. A symbolic link at path itself is not followed.
+// nearest is path, or the nearest directory above it that exists and can be
+// asked (in a dead mount, its root), and what of path lies below that. A symbolic link at path itself is not followed.
 func nearest(path string) (p *place, rest string, err error) {
 	p, err = lookupAs(path, unix.O_NOFOLLOW)
-	for errors.Is(err, unix.ENOENT) {
+	for errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTCONN) {
 		path, rest = filepath.Dir(path), filepath.Join(filepath.Base(path), rest)
 		p, err = lookup(path)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -34,6 +35,9 @@ type outcome struct {
 // line, or the error that the daemon ended with. The started program must ask
 // Background, and tell it the outcome.
 func Daemonize(args []string, stderr io.Writer) (ready string, err error) {
+	if err := keepDescriptors(); err != nil {
+		return "", failed(err, "see whether /proc is mounted", "the daemon can't be kept from inheriting open files")
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return "", err
@@ -51,6 +55,21 @@ func Daemonize(args []string, stderr io.Writer) (ready string, err error) {
 		return "", failed(err, "mount without --daemon", "the daemon can't be started")
 	}
 	return awaitOutcome(r, cmd)
+}
+
+// keepDescriptors keeps from the daemon what this process has inherited beyond
+// its standard streams: a shell's lock or pipe would be held until the umount.
+func keepDescriptors() error {
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd) // the directory's own is gone already
+		}
+	}
+	return nil
 }
 
 // awaitOutcome reads what the daemon says. If it says nothing it has died.

@@ -8,14 +8,17 @@
 //
 //  1. options alone (options.go, mountopts.go), and whether this machine and
 //     user can mount FUSE at all (checks.go)
-//  2. backing directory and mountpoint, each looked up once (place.go); a dead
-//     mount of ours on the mountpoint is detached here, for it hides what is
-//     to be checked
+//  2. backing directory and mountpoint, each looked up once (place.go); below
+//     a dead mount of ours by the mount table (dead.go)
 //  3. the state directory, if it exists, is of this filesystem (state.go)
 //  4. no running mount is in the way (registry.go)
 //  5. state directory and registry entry are taken, the ledger and the journal
 //     opened, interrupted repairs finished (Engine.Replay)
 //  6. the mount, then the control socket (serve.go, package control)
+//
+// A dead mount of ours on the mountpoint goes between 5 and 6. One that covers
+// the backing directory itself has to go before 5, after all checks that need
+// no look at the covered directory; what is refused later says that it is gone.
 //
 // Everything that was opened is closed in the opposite order when the mount is
 // gone, however it went.
@@ -39,5 +42,6 @@
 //
 // /run/mendfs for root, $XDG_RUNTIME_DIR/mendfs or /tmp/mendfs-UID for others:
 // one file per running mount, locked by its process, so that a crash leaves
-// nothing that must be cleaned up.
+// nothing that must be cleaned up. Others may read the files, but only who may
+// write one can hold its lock.
 package mount

@@ -42,7 +42,9 @@ type Mount struct {
 
 // New makes all checks, takes the state directory, finishes repairs that a
 // crash interrupted, and mounts. The mount serves when New returns. When New
-// refuses its arguments, nothing was changed. Errors are *Error.
+// refuses its arguments, nothing was changed; a dead mount of ours goes at the
+// last moment, and where it hid the reason for a refusal the error says that
+// it is gone. Errors are *Error.
 func New(o Options) (*Mount, error) {
 	c, err := o.parse()
 	if err != nil {
@@ -61,20 +63,16 @@ func New(o Options) (*Mount, error) {
 		return nil, err
 	}
 	defer t.close()
-	if t.backing.isReadOnly() && !c.ReadOnly {
-		c.ReadOnly = true
-		c.warn("%s is read-only, and so is the mount: repairs have to wait", t.backing.path)
-	}
 	m := &Mount{config: c, backing: t.backing.path, path: t.mountpoint.path, started: time.Now().UTC(), root: -1}
 	if err := m.start(t); err != nil {
 		m.failed = true
-		return nil, errors.Join(err, m.close())
+		return nil, errors.Join(t.tell(err), m.close())
 	}
 	return m, nil
 }
 
 func (m *Mount) start(t *target) error {
-	for _, step := range []func(*target) error{m.claim, m.openRoot, m.openRecords, m.openEngine, m.serve, m.control} {
+	for _, step := range []func(*target) error{m.foresee, m.claim, m.openRoot, m.openRecords, m.openEngine, m.uncover, m.serve, m.control} {
 		if err := step(t); err != nil {
 			return err
 		}
@@ -96,15 +94,49 @@ func (m *Mount) close() error {
 	return errors.Join(errs...)
 }
 
+// foresee refuses what claim would refuse, as far as that can be told while a
+// dead mount covers the backing directory, and takes the dead mount away.
+func (m *Mount) foresee(t *target) error {
+	if !t.backing.covered {
+		return nil
+	}
+	err := m.admitted(t, meta{Backing: m.backing}, func(_ *registry, e entry) error { return checkLock(e.State) })
+	if err != nil {
+		return err
+	}
+	return m.uncover(t)
+}
+
+func (m *Mount) uncover(t *target) error { return t.uncover(m.config) }
+
 // claim takes the state directory and puts the mount on the list of running
-// ones, with the list locked: two that get in each other's way can't start at
-// once.
+// ones.
 func (m *Mount) claim(t *target) error {
+	if t.backing.isReadOnly() && !m.config.ReadOnly {
+		m.config.ReadOnly = true
+		m.config.warn("%s is read-only, and so is the mount: repairs have to wait", m.backing)
+	}
 	want, err := describe(t.backing)
 	if err != nil {
 		return failed(err, "mount as a user who may read it", "the backing directory %s can't be examined", t.backing.path)
 	}
 	want.Semantics, want.Simulate = m.config.semantics.Name, m.config.Simulate
+	return m.admitted(t, want, func(r *registry, e entry) error {
+		if m.entry, err = r.add(e); err != nil {
+			return failed(err, "make room in "+r.dir, "the mount can't be put on the list of running ones")
+		}
+		m.onClose(m.entry.close) // last: who waits for it finds everything closed
+		if m.state, err = takeState(e.State, want); err != nil {
+			return err
+		}
+		m.onClose(m.leaveState)
+		return nil
+	})
+}
+
+// admitted calls then if no running mount is in the way, with the list of them
+// locked: two that get in each other's way can't start at once.
+func (m *Mount) admitted(t *target, want meta, then func(*registry, entry) error) error {
 	path, records, err := m.places(t, want)
 	if err != nil {
 		return err
@@ -127,24 +159,26 @@ func (m *Mount) claim(t *target) error {
 	if err := registry.admit(e, t); err != nil {
 		return err
 	}
-	if m.entry, err = registry.add(e); err != nil {
-		return failed(err, "make room in "+registry.dir, "the mount can't be put on the list of running ones")
-	}
-	m.onClose(m.entry.close) // last: who waits for it finds everything closed
-	if m.state, err = takeState(path, want); err != nil {
-		return err
-	}
-	m.onClose(m.leaveState)
-	return nil
+	return then(registry, e)
 }
 
 // places checks where the mount keeps its own files: the state directory, by
-// its real path and its spot, and the event log.
+// its real path and its spot, and the event log. The default state directory is
+// not known, "", before the backing directory can be examined.
 func (m *Mount) places(t *target, want meta) (string, spot, error) {
 	if log := m.config.EventLog; log != "" {
-		if _, _, err := t.locate("event log", log, "give a file elsewhere with --event-log"); err != nil {
+		real, _, err := t.locate("event log", log, "give a file elsewhere with --event-log")
+		if err != nil {
 			return "", spot{}, err
 		}
+		var st unix.Stat_t
+		if unix.Lstat(real, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			return "", spot{}, usage("give the file that it leads to with --event-log", "the event log %s is a symbolic link", log)
+		}
+		m.config.EventLog = real
+	}
+	if m.config.State == "" && want.FS == "" {
+		return "", spot{}, nil
 	}
 	path := cmp.Or(m.config.State, defaultState(t.backing.path, want))
 	real, at, err := t.locate("state directory", path, "give a directory elsewhere with --state")

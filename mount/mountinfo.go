@@ -15,6 +15,7 @@ const fsName = "mendfs"
 // mountEntry is one line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 type mountEntry struct {
 	ID         int
+	Parent     int    // the ID of the mount that this one covers a directory of
 	Dev        string // "major:minor" of the superblock
 	Root       string // the directory of that filesystem which is mounted
 	Mountpoint string
@@ -24,8 +25,11 @@ type mountEntry struct {
 }
 
 // mounts is the mount table of this process, later mounts last.
-func mounts() ([]mountEntry, error) {
-	text, err := os.ReadFile("/proc/self/mountinfo")
+func mounts() ([]mountEntry, error) { return mountsOf("self") }
+
+// mountsOf is the mount table of a process, by its number or "self".
+func mountsOf(process string) ([]mountEntry, error) {
+	text, err := os.ReadFile("/proc/" + process + "/mountinfo")
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +41,7 @@ func parseMountinfo(text string) ([]mountEntry, error) {
 	for line := range strings.Lines(text) {
 		e, err := parseMountLine(strings.TrimSuffix(line, "\n"))
 		if err != nil {
-			return nil, fmt.Errorf("/proc/self/mountinfo, line %q: %w", line, err)
+			return nil, fmt.Errorf("mountinfo, line %q: %w", line, err)
 		}
 		all = append(all, e)
 	}
@@ -55,8 +59,13 @@ func parseMountLine(line string) (mountEntry, error) {
 	if err != nil {
 		return mountEntry{}, err
 	}
+	parent, err := strconv.Atoi(m[1])
+	if err != nil {
+		return mountEntry{}, err
+	}
 	return mountEntry{
 		ID:         id,
+		Parent:     parent,
 		Dev:        m[2],
 		Root:       unescapeMount(m[3]),
 		Mountpoint: unescapeMount(m[4]),

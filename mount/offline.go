@@ -37,7 +37,7 @@ func OpenState(dir string) (*Offline, error) {
 	}
 	m, err := readMeta(dir)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		return nil, usage("see mendfs status for those in use", "%s is not a state directory", dir)
 	case errors.Is(err, fs.ErrPermission):
 		return nil, failed(err, "use sudo", "the state directory %s can't be read", dir)
@@ -61,18 +61,25 @@ func OpenState(dir string) (*Offline, error) {
 }
 
 // openBacking is the backing directory, for looking up names; -1 if it is not
-// there now, or another one is.
+// there now, or another one is, such as what is mounted over it.
 func openBacking(m meta) int {
 	fd, err := unix.Open(m.Backing, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1
 	}
-	if id, err := fileid.Of(fd); err != nil || id.Key() != m.Root.Key() {
+	id, err := fileid.Of(fd)
+	name, failed := fileid.Filesystem(fd)
+	if err != nil || failed != nil || id.Key() != m.Root.Key() || name != m.FS {
 		_ = unix.Close(fd) // O_PATH
 		return -1
 	}
 	return fd
 }
+
+// KnowsNames reports whether the backing directory is there, so that files are
+// found, and named, by what they are called now; else it is by what they were
+// called when they were last seen.
+func (s *Offline) KnowsNames() bool { return s.within >= 0 }
 
 func (s *Offline) open() (err error) {
 	s.eventLog = filepath.Join(s.path, eventsFile)

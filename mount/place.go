@@ -19,6 +19,8 @@ type place struct {
 	fd    int        // O_PATH; closed by close
 	path  string     // absolute, without symlinks
 	mount mountEntry // the mount it lies on
+
+	covered bool // a dead mount of ours hides it; see look
 }
 
 // lookup finds path. It works on the root of a dead FUSE mount as well: O_PATH

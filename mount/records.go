@@ -2,18 +2,14 @@ package mount
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
+	"iter"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/mount/control"
-	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
 	"github.com/mendfs/mendfs/recovery/ranges"
@@ -28,52 +24,95 @@ type records struct {
 	within   int    // the backing directory; -1 if it isn't there
 }
 
-// Lost is the ledger's ranges in the files that q names.
-func (r *records) Lost(_ context.Context, q control.LostQuery) ([]ledger.Row, error) {
-	is, err := r.named(q.Path)
+// Lost is the ledger's ranges in the files that q names, with names that the
+// files have now.
+func (r *records) Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, error) {
+	in, err := r.scope(ctx, q.Path, r.lossy(q.All))
 	if err != nil {
 		return nil, err
 	}
 	rows := []ledger.Row{} // an empty list in JSON, not null
+	var last struct {      // rows come file by file
+		key, name string
+		in        bool
+	}
 	for row, err := range r.ledger.All(q.All) {
 		if err != nil {
 			return nil, failed(err, "see the state disk", "the ledger can't be read")
 		}
-		if is(row.File, row.Path) {
+		if key := row.File.Key(); key != last.key {
+			last.key = key
+			last.name, last.in = in(row.File, row.Path)
+		}
+		if last.in {
+			row.Path = last.name
 			rows = append(rows, row)
 		}
 	}
 	return rows, nil
 }
 
+// lossy is the files that have rows, each at least once.
+func (r *records) lossy(history bool) iter.Seq2[seenFile, error] {
+	return func(yield func(seenFile, error) bool) {
+		last := seenFile{}
+		for row, err := range r.ledger.All(history) {
+			if err != nil {
+				yield(seenFile{}, failed(err, "see the state disk", "the ledger can't be read"))
+				return
+			}
+			f := seenFile{row.File, row.Path}
+			if f != last && !yield(f, nil) {
+				return
+			}
+			last = f
+		}
+	}
+}
+
 // Pending is the repairs that are under way or were given up.
-func (r *records) Pending(_ context.Context, path string) ([]control.Pending, error) {
-	is, err := r.named(path)
+func (r *records) Pending(ctx context.Context, path string) ([]control.Pending, error) {
+	all, err := r.unfinished()
+	if err != nil {
+		return nil, err
+	}
+	in, err := r.scope(ctx, path, func(yield func(seenFile, error) bool) {
+		for _, p := range all {
+			if !yield(seenFile{p.File, p.Name()}, nil) {
+				return
+			}
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
 	list := []control.Pending{}
-	add := func(ins []journal.Intent, kept bool) {
-		for _, in := range ins {
-			if is(in.File, in.Path) {
-				list = append(list, pending(in, kept))
-			}
+	for _, p := range all {
+		if name, ok := in(p.File, p.Name()); ok {
+			p.Path, p.PathB64 = control.Wire(name)
+			list = append(list, p)
 		}
 	}
-	add(r.open(), false)
-	add(r.journal.Kept(), true)
+	return list, nil
+}
+
+func (r *records) unfinished() ([]control.Pending, error) {
+	var all []control.Pending
+	for _, in := range r.open() {
+		all = append(all, pending(in, false))
+	}
+	for _, in := range r.journal.Kept() {
+		all = append(all, pending(in, true))
+	}
 	for owed, err := range r.journal.Images(true) {
 		if err != nil {
 			return nil, failed(err, "see the state disk", "an image in the journal can't be read")
 		}
-		if is(owed.File, owed.Path) {
-			list = append(list, control.Pending{
-				File: owed.File, Path: owed.Path, Range: ranges.Page(owed.Page), Kept: true,
-				Image: owed.Data, Missing: owed.Missing,
-			})
-		}
+		p := control.Pending{File: owed.File, Range: ranges.Page(owed.Page), Kept: true, Image: owed.Data, Missing: owed.Missing}
+		p.Path, p.PathB64 = control.Wire(owed.Path)
+		all = append(all, p)
 	}
-	return list, nil
+	return all, nil
 }
 
 // open is the intents whose repair is not finished: the ledger may know of one
@@ -83,10 +122,12 @@ func (r *records) open() []journal.Intent {
 }
 
 func pending(in journal.Intent, kept bool) control.Pending {
-	return control.Pending{
-		ID: in.ID, File: in.File, Path: in.Path, Range: in.Range, Size: in.End,
+	p := control.Pending{
+		ID: in.ID, File: in.File, Range: in.Range, Size: in.End,
 		Time: time.Unix(0, in.Time).UTC(), Kept: kept, Image: in.Image, Missing: in.Missing,
 	}
+	p.Path, p.PathB64 = control.Wire(in.Path)
+	return p
 }
 
 // Events hands over the lines of the event log.
@@ -113,38 +154,6 @@ func (r *records) count(s *control.Status) error {
 	stats := r.journal.Stats()
 	s.OpenIntents, s.KeptImages = len(r.open()), stats.Kept+stats.Pending
 	return nil
-}
-
-// named tells which records belong to the file, or to all files at and below
-// the directory, that path names now, relative to the root. If nothing has that
-// name any more, those of the files that had it when they were last seen do.
-func (r *records) named(path string) (func(fileid.ID, string) bool, error) {
-	path = filepath.Clean("/" + path)[1:]
-	if path == "" {
-		return func(fileid.ID, string) bool { return true }, nil
-	}
-	byPath := func(_ fileid.ID, p string) bool { return p == path || strings.HasPrefix(p, path+"/") }
-	fd, err := openBeneath(r.within, path, unix.O_PATH)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EBADF) {
-		return byPath, nil
-	}
-	if err != nil {
-		return nil, failed(err, "give a file or a directory of the mount", "%s can't be looked up", path)
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
-	}
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return byPath, nil
-	}
-	id, err := fileid.Of(fd)
-	if err != nil {
-		return nil, err
-	}
-	key := id.Key() // the same for all its hard links
-	return func(id fileid.ID, _ string) bool { return id.Key() == key }, nil
 }
 
 // openBeneath opens path, relative to root and never leading out of it.

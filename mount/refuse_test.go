@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/mount/control"
+	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/fileid"
 )
 
@@ -36,8 +37,8 @@ func TestBadInputChangesNothing(t *testing.T) {
 		"state in backing":        {func(b *bench, o *Options) { o.State = b.backing + "/sub/deeper/st" }, usageCode, "lies inside the backing directory"},
 		"state is backing":        {func(b *bench, o *Options) { o.State = b.backing }, usageCode, "lies inside the backing directory"},
 		"state in mountpoint":     {func(b *bench, o *Options) { o.State = b.point + "/st" }, usageCode, "lies inside the mountpoint"},
-		"state by symlink":        {func(b *bench, o *Options) { o.State = b.dir + "/link" }, usageCode, "it is a symbolic link"},
-		"state is a file":         {func(b *bench, o *Options) { o.State = b.dir + "/file" }, usageCode, "not a directory"},
+		"state by symlink":        {func(b *bench, o *Options) { o.State = b.dir + "/link" }, usageCode, "it is a symbolic link; give a directory"},
+		"state is a file":         {func(b *bench, o *Options) { o.State = b.dir + "/file" }, usageCode, "not a directory; give a directory"},
 		"state writable by all":   {func(b *bench, o *Options) { o.State = b.dir + "/open" }, usageCode, "others can write it (mode 0777)"},
 		"state of another user":   {func(b *bench, o *Options) { o.State = b.dir + "/theirs" }, usageCode, "belongs to uid 65534"},
 		"state holds other files": {func(b *bench, o *Options) { o.State = b.dir + "/home" }, usageCode, "is not a state directory, and not empty"},
@@ -49,6 +50,7 @@ func TestBadInputChangesNothing(t *testing.T) {
 		"unknown semantics":       {func(b *bench, o *Options) { o.Semantics = "lenient" }, usageCode, "lenient"},
 		"semantics of later":      {func(b *bench, o *Options) { o.Semantics = "prefix" }, usageCode, "not in this version"},
 		"events in backing":       {func(b *bench, o *Options) { o.EventLog = b.backing + "/sub/events" }, usageCode, "lies inside the backing directory"},
+		"events by symlink":       {func(b *bench, o *Options) { o.EventLog = b.dir + "/link" }, usageCode, "is a symbolic link"},
 		"no directory for events": {func(b *bench, o *Options) { o.EventLog = b.dir + "/none/events" }, operationalCode, "none"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -121,7 +123,7 @@ func TestRefusedBesideARunningMount(t *testing.T) {
 		"the mount":            {Options{Backing: b.point, Mountpoint: b.dir + "/point2", State: b.dir + "/st2"}, operationalCode, "lies in the mendfs mount at " + b.point},
 		"below the mount":      {Options{Backing: b.point + "/sub", State: b.dir + "/st2"}, operationalCode, "lies in the mendfs mount at " + b.point},
 		"over the mount":       {Options{Backing: b.point, State: b.dir + "/st2"}, operationalCode, "already mounted"},
-		"same state":           {Options{Backing: b.dir + "/other", State: b.state}, usageCode, "is the state directory of another filesystem"},
+		"same state":           {Options{Backing: b.dir + "/other", State: b.state}, usageCode, "is the state directory of another directory: " + b.backing + ", not "},
 		"state in its mount":   {Options{Backing: b.dir + "/other", State: b.point + "/st"}, usageCode, "lies in the mendfs mount at " + b.point},
 		"state of its backing": {Options{Backing: b.dir + "/other", State: b.backing + "/st"}, operationalCode, "lies inside"},
 	} {
@@ -168,6 +170,22 @@ func TestDamagedRecordsAreLeftAlone(t *testing.T) {
 				t.Errorf("listed as running: %v, %v", all, err)
 			}
 		})
+	}
+}
+
+// TestEventLogIsNotFollowed has the symbolic link made after the check.
+func TestEventLogIsNotFollowed(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink(dir+"/victim", dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	log, err := event.New(event.Options{Path: dir + "/events", Extra: dir + "/link"})
+	if err == nil {
+		err = log.Close()
+		t.Fatalf("was opened; closing: %v", err)
+	}
+	if _, missing := os.Stat(dir + "/victim"); !errors.Is(err, unix.ELOOP) || !errors.Is(missing, os.ErrNotExist) {
+		t.Errorf("%v; behind the link: %v", err, missing)
 	}
 }
 

@@ -26,9 +26,11 @@ type Running struct {
 }
 
 // entry is one file of the registry: a mount, and what is needed to tell
-// whether another one would get in its way. The mount's process holds a lock
-// (flock) on the file for as long as it lives, so that an entry without a lock
-// is what a crash left.
+// whether another one would get in its way. The mount's process holds a write
+// lock on the file for as long as it lives, so that an entry without one is
+// what a crash left. All may read the file, but a write lock takes a
+// descriptor that may write: nobody else can make a dead entry look alive, as
+// with flock(2).
 type entry struct {
 	Running
 	Dev      string `json:"dev"` // of the FUSE filesystem, once it is mounted
@@ -82,6 +84,8 @@ func openRegistry(dir string) (*registry, error) {
 	return &registry{dir}, nil
 }
 
+var errSymlink = errors.New("it is a symbolic link")
+
 // checkOwned fails unless path is a directory, no symlink, that only the user
 // uid can write.
 func checkOwned(path string, uid int) error {
@@ -91,7 +95,7 @@ func checkOwned(path string, uid int) error {
 	}
 	switch {
 	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
-		return errors.New("it is a symbolic link")
+		return errSymlink
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		return unix.ENOTDIR
 	case int(st.Uid) != uid:
@@ -151,18 +155,31 @@ func readEntry(path string) (entry, error) {
 		return entry{}, err
 	}
 	defer f.Close()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-	if err == nil {
+	locked, err := writeLocked(f)
+	if err != nil {
+		return entry{}, err
+	}
+	if !locked {
 		if now, err := os.Stat(path); err == nil && !isFile(f, now) {
 			return readEntry(path) // its process has replaced it just now
 		}
 		return entry{}, errStale
 	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		return entry{}, err
-	}
 	var e entry
 	return e, json.NewDecoder(f).Decode(&e)
+}
+
+// writeLock takes the write lock on f for as long as f is open.
+func writeLock(f *os.File) error {
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+}
+
+// writeLocked reports whether another open file has the write lock. It asks
+// what would keep it from a read lock: the read locks of others don't.
+func writeLocked(f *os.File) (bool, error) {
+	lock := unix.Flock_t{Type: unix.F_RDLCK}
+	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock)
+	return lock.Type != unix.F_UNLCK, err
 }
 
 func isFile(f *os.File, info os.FileInfo) bool {
@@ -189,25 +206,51 @@ func (r *registry) sweep() error {
 // can.
 func (e entry) conflict(all []entry) error {
 	for _, o := range all {
-		next := "mendfs umount " + o.Mountpoint
+		at, next := o.whereabouts()
 		switch {
 		case o.BackedBy == e.BackedBy:
-			return failed(nil, next, "already mounted: %s is the backing directory of the mount at %s (pid %d)", e.Backing, o.Mountpoint, o.Pid)
+			return failed(nil, next, "already mounted: %s is the backing directory of the mount at %s", e.Backing, at)
 		case o.BackedBy.holds(e.BackedBy):
-			return failed(nil, next, "the backing directory %s lies within %s, which is mounted at %s (pid %d)", e.Backing, o.Backing, o.Mountpoint, o.Pid)
+			return failed(nil, next, "the backing directory %s lies within %s, which is mounted at %s", e.Backing, o.Backing, at)
 		case e.BackedBy.holds(o.BackedBy):
-			return failed(nil, next, "the backing directory %s contains %s, which is mounted at %s (pid %d)", e.Backing, o.Backing, o.Mountpoint, o.Pid)
+			return failed(nil, next, "the backing directory %s contains %s, which is mounted at %s", e.Backing, o.Backing, at)
 		case o.BackedBy.holds(e.At):
-			return failed(nil, next, "the mountpoint %s lies inside %s, which is mounted at %s (pid %d)", e.Mountpoint, o.Backing, o.Mountpoint, o.Pid)
+			return failed(nil, next, "the mountpoint %s lies inside %s, which is mounted at %s", e.Mountpoint, o.Backing, at)
 		case o.BackedBy.holds(e.Records):
-			return failed(nil, "give another with --state", "the state directory %s lies inside %s, which is mounted at %s (pid %d)", e.State, o.Backing, o.Mountpoint, o.Pid)
+			return failed(nil, "give another with --state", "the state directory %s lies inside %s, which is mounted at %s", e.State, o.Backing, at)
 		case e.BackedBy.holds(o.Records):
-			return failed(nil, next, "the backing directory %s contains %s, the state directory of the mount at %s (pid %d)", e.Backing, o.State, o.Mountpoint, o.Pid)
+			return failed(nil, next, "the backing directory %s contains %s, the state directory of the mount at %s", e.Backing, o.State, at)
 		case o.Records == e.Records:
-			return failed(nil, "give another with --state", "the state directory %s is in use by the mount at %s (pid %d)", e.State, o.Mountpoint, o.Pid)
+			return failed(nil, "give another with --state", "the state directory %s is in use by the mount at %s", e.State, at)
 		}
 	}
 	return nil
+}
+
+// whereabouts says where the mount is, and how it can be made to go.
+func (e entry) whereabouts() (at, next string) {
+	at = fmt.Sprintf("%s (pid %d)", e.Mountpoint, e.Pid)
+	if !e.detached() {
+		return at, "mendfs umount " + e.Mountpoint
+	}
+	device := strings.Replace(e.Dev, ":", ",", 1)
+	return at + ", detached but still used by open files", fmt.Sprintf("close them (lsof lists them with device %s), or kill -9 %d", device, e.Pid)
+}
+
+// detached reports whether the mount is in no mount table any more, neither
+// that of its process nor ours, and lives on only for its users. What can't be
+// asked counts as attached.
+func (e entry) detached() bool {
+	if e.Dev == "" {
+		return false // about to be mounted
+	}
+	for _, process := range []string{strconv.Itoa(e.Pid), "self"} {
+		all, err := mountsOf(process)
+		if err != nil || slices.ContainsFunc(all, func(m mountEntry) bool { return m.Dev == e.Dev && m.Type == FSType }) {
+			return false
+		}
+	}
+	return true
 }
 
 // admit refuses e if it would get in the way of a mount that runs. The
@@ -234,14 +277,15 @@ type registration struct {
 	file     *os.File
 }
 
-// file is the path of the entry of the mount at mountpoint.
-func (r *registry) file(mountpoint string) string {
-	return filepath.Join(r.dir, fileid.Short(mountpoint)+".json")
+// file is the path of e. The backing directory names it, which two running
+// mounts can't have in common; a mountpoint they can, if one was detached.
+func (r *registry) file(e entry) string {
+	return filepath.Join(r.dir, fileid.Short(e.BackedBy.Dev+" "+e.BackedBy.Inner)+".json")
 }
 
 // add puts e on the list. The registry must be locked.
 func (r *registry) add(e entry) (*registration, error) {
-	reg := &registration{entry: e, registry: r, path: r.file(e.Mountpoint)}
+	reg := &registration{entry: e, registry: r, path: r.file(e)}
 	return reg, reg.write()
 }
 
@@ -249,12 +293,15 @@ func (r *registry) add(e entry) (*registration, error) {
 // one, the old or the new.
 func (reg *registration) write() error {
 	tmp := reg.path + ".new"
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) { // left by a crash; others may have it open
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	err = errors.Join(
-		unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB),
+		writeLock(f),
 		json.NewEncoder(f).Encode(reg.entry),
 		f.Chmod(0o644),
 		os.Rename(tmp, reg.path),

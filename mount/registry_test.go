@@ -109,3 +109,76 @@ func TestRegistryDirectoryOfOthersIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestOthersCantKeepAnEntryAlive takes every lock that a descriptor for reading
+// allows, which is what other users can have.
+func TestOthersCantKeepAnEntryAlive(t *testing.T) {
+	r, err := openRegistry(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := entry{Running: Running{Mountpoint: "/mnt/db"}}
+	reg, err := r.add(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := os.Open(reg.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	if err := writeLock(theirs); !errors.Is(err, unix.EBADF) {
+		t.Errorf("a write lock without permission to write: %v", err)
+	}
+	if err := unix.Flock(int(theirs.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	if err := reg.mounted("0:99"); err != nil { // replaces the file
+		t.Fatal(err)
+	}
+	theirs2, err := os.Open(reg.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs2.Close()
+	if err := reg.file.Close(); err != nil { // the process dies
+		t.Fatal(err)
+	}
+	if err := errors.Join(
+		unix.Flock(int(theirs2.Fd()), unix.LOCK_EX|unix.LOCK_NB),
+		unix.FcntlFlock(theirs2.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK}),
+	); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := r.entries(); err != nil || len(all) != 0 {
+		t.Errorf("after its death: %v, %v", all, err)
+	}
+	if err := r.sweep(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(reg.path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its file was left: %v", err)
+	}
+	// A crash while the file was replaced leaves one that others may have open.
+	if err := os.WriteFile(reg.path+".new", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.Open(reg.path + ".new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer left.Close()
+	if err := unix.FcntlFlock(left.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK}); err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.add(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all, err := r.entries(); err != nil || len(all) != 1 {
+		t.Errorf("after mounting again: %v, %v", all, err)
+	}
+	if err := again.close(); err != nil {
+		t.Error(err)
+	}
+}

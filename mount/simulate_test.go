@@ -284,11 +284,10 @@ func TestRecordsAfterTheMount(t *testing.T) {
 	for path, want := range map[string][]string{
 		"":           {"d/f", "d/g", "h"},
 		".":          {"d/f", "d/g", "h"},
-		"d":          {"d/f", "d/g"},
+		"d":          {"d/f", "d/g", "d/hardlink"}, // what was removed by the name it had
 		"d/f":        {"d/f"},
-		"d/g":        {"d/g"}, // by the name it had
-		"d/hardlink": {"h"},
-		"none":       nil,
+		"d/g":        {"d/g"},
+		"d/hardlink": {"d/hardlink"},
 	} {
 		rows, err := s.Lost(ctx, control.LostQuery{Path: path, All: true})
 		if err != nil {
@@ -301,6 +300,10 @@ func TestRecordsAfterTheMount(t *testing.T) {
 		if !sameNames(got, want) {
 			t.Errorf("lost in %q: %v, want %v", path, got, want)
 		}
+	}
+	var wrong *Error
+	if _, err := s.Lost(ctx, control.LostQuery{Path: "none"}); !errors.As(err, &wrong) || wrong.Exit != control.ExitUsage {
+		t.Errorf("of a name that nothing ever had: %v", err)
 	}
 	if owed, err := s.Pending(ctx, ""); err != nil || len(owed) != 0 {
 		t.Errorf("pending: %v, %v", owed, err)

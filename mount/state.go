@@ -102,14 +102,17 @@ func isEmpty(dir string) (bool, error) {
 }
 
 // checkState refuses a state directory that is not fit for the backing
-// directory that want describes. It changes nothing. The directory need not
-// exist.
+// directory that want describes: by its path alone, if want has no FS since it
+// can't be examined yet. It changes nothing. The directory need not exist.
 func checkState(path string, want meta) error {
 	err := checkOwned(path, os.Geteuid())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, errSymlink):
+		return usage("give a directory with --state", "the state directory %s can't be used: %v", path, err)
+	case err != nil:
 		return usage("chown and chmod 0700 it, or give another with --state", "the state directory %s can't be used: %v", path, err)
 	}
 	got, err := readMeta(path)
@@ -122,11 +125,26 @@ func checkState(path string, want meta) error {
 	if err != nil {
 		return err
 	}
-	if got.FS != want.FS || got.Root.Key() != want.Root.Key() {
-		return usage("give another with --state", "%s is the state directory of another filesystem: %s of %s, not %s of %s",
-			path, got.Backing, got.FS, want.Backing, want.FS)
+	return got.fits(want, path)
+}
+
+// fits refuses the state directory at path, described by m, for the backing
+// directory that want describes.
+func (m meta) fits(want meta, path string) error {
+	const next = "give another with --state"
+	switch {
+	case want.FS == "" && m.Backing != want.Backing:
+		return usage(next+"; if "+want.Backing+" was "+m.Backing+" before, mendfs umount it first",
+			"%s is the state directory of another directory: %s, not %s", path, m.Backing, want.Backing)
+	case want.FS == "", m.FS == want.FS && m.Root.Key() == want.Root.Key():
+		return nil
+	case m.FS != want.FS:
+		return usage(next, "%s is the state directory of another filesystem: %s of %s, not %s of %s",
+			path, m.Backing, m.FS, want.Backing, want.FS)
+	case m.Backing == want.Backing:
+		return usage(next, "%s is the state directory of another directory, which was at %s before", path, m.Backing)
 	}
-	return nil
+	return usage(next, "%s is the state directory of another directory: %s, not %s", path, m.Backing, want.Backing)
 }
 
 func readMeta(dir string) (meta, error) {
@@ -149,13 +167,18 @@ func readMeta(dir string) (meta, error) {
 func takeState(path string, want meta) (*stateDir, error) {
 	s := &stateDir{path: path, meta: want}
 	if err := s.take(); err != nil {
-		var known *Error
-		if errors.As(err, &known) {
-			return nil, err
-		}
-		return nil, failed(err, "make room and permission for it, or give another with --state", "the state directory %s can't be used", path)
+		return nil, unusable(err, path)
 	}
 	return s, nil
+}
+
+// unusable is err as an *Error.
+func unusable(err error, path string) error {
+	var known *Error
+	if errors.As(err, &known) {
+		return err
+	}
+	return failed(err, "make room and permission for it, or give another with --state", "the state directory %s can't be used", path)
 }
 
 func (s *stateDir) take() error {
@@ -185,6 +208,18 @@ func (s *stateDir) take() error {
 		return err
 	}
 	return nil
+}
+
+// checkLock refuses the state directory dir if another process has its lock.
+func checkLock(dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, lockFile)); dir == "" || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := lockState(dir)
+	if err != nil {
+		return unusable(err, dir)
+	}
+	return lock.Close()
 }
 
 // lockState locks the state directory dir; the error is a usage error when

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -14,9 +15,13 @@ import (
 // patience is how long Unmount waits for a daemon to close its files.
 const patience = 30 * time.Second
 
+// courtesy is how long it waits after that for the process to end.
+const courtesy = 5 * time.Second
+
 // Unmount takes away the mendfs mount at mountpoint, running or dead. A mount
 // in use is refused, as umount(8) does. When Unmount returns nil the daemon
-// has closed everything, and the state directory can be used by others.
+// has closed everything and ended: the state directory can be used by others,
+// and its filesystem unmounted.
 func Unmount(mountpoint string) error {
 	p, err := lookup(mountpoint)
 	if err != nil {
@@ -24,13 +29,19 @@ func Unmount(mountpoint string) error {
 	}
 	dead := p.isDead()
 	p.close() // an open descriptor would keep the mount busy
+	e, file := entryWhere(func(e entry) bool { return e.Dev == p.mount.Dev })
 	switch {
 	case p.mount.Type != FSType:
+		if e, _ := entryWhere(func(e entry) bool { return e.Mountpoint == p.path && e.detached() }); e != nil {
+			_, next := e.whereabouts()
+			return failed(nil, next, "the mount at %s was detached already, but is still used by open files (pid %d)", p.path, e.Pid)
+		}
 		return usage("see the mounts with mendfs status", "nothing of mendfs is mounted at %s", p.path)
 	case !p.isMountRoot():
 		return usage("mendfs umount "+p.mount.Mountpoint, "%s is not a mountpoint, it lies in the mendfs mount at %s", p.path, p.mount.Mountpoint)
 	}
-	file, running := entryOf(p.mount.Dev)
+	daemon := watch(e)
+	defer daemon.close()
 	err = detach(p.path, dead)
 	switch {
 	case errors.Is(err, unix.EBUSY):
@@ -40,27 +51,67 @@ func Unmount(mountpoint string) error {
 	case err != nil:
 		return failed(err, "umount -l "+p.path, "%s can't be unmounted", p.path)
 	}
-	if !running {
+	if e == nil {
 		return nil
 	}
-	return awaitEnd(file, p.path)
+	if err := awaitEnd(file, p.path); err != nil {
+		return err
+	}
+	daemon.await()
+	return nil
 }
 
-// entryOf is the registry's file on the mount whose FUSE filesystem is dev, if
-// there is one that can be read.
-func entryOf(dev string) (file string, ok bool) {
+// entryWhere is the running mount that is so, and its file in the registry;
+// nil if there is none that can be read.
+func entryWhere(is func(entry) bool) (e *entry, file string) {
 	for _, r := range registries() {
 		all, err := r.entries()
 		if err != nil {
 			continue // it is not needed for unmounting
 		}
 		for _, e := range all {
-			if e.Dev == dev {
-				return r.file(e.Mountpoint), true
+			if is(e) {
+				return &e, r.file(e)
 			}
 		}
 	}
-	return "", false
+	return nil, ""
+}
+
+// watched is the process of a mount, by a pidfd; -1 if there is none to wait
+// for (before Linux 5.3, or it is this very process).
+type watched int
+
+func watch(e *entry) watched {
+	if e == nil || e.Pid == os.Getpid() {
+		return -1
+	}
+	fd, err := unix.PidfdOpen(e.Pid, 0)
+	if err != nil {
+		return -1
+	}
+	return watched(fd)
+}
+
+// await returns when the process has ended, which closes the log in the state
+// directory. One that goes on, since it does other things too, is not waited
+// for any longer.
+func (w watched) await() {
+	if w < 0 {
+		return
+	}
+	for end := time.Now().Add(courtesy); time.Now().Before(end); {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(w), Events: unix.POLLIN}}, int(time.Until(end).Milliseconds())+1)
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+func (w watched) close() {
+	if w >= 0 {
+		_ = unix.Close(int(w)) // a pidfd: nothing was written
+	}
 }
 
 // awaitEnd waits until the mount's process has taken its entry off the list, or

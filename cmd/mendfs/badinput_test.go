@@ -31,6 +31,7 @@ func TestBadInput(t *testing.T) {
 		says string
 	}{
 		{"unknown verb", []string{"explode"}, 16, `unknown verb "explode"`},
+		{"help for an unknown verb", []string{"help", "bogus"}, 16, `unknown verb "bogus"`},
 		{"verb of a later version", []string{"scan", s.backing}, 16, "not in this version"},
 		{"unknown flag", []string{"mount", "--frob", s.backing}, 16, "--frob"},
 		{"unknown short flag", []string{"lost", "-x", s.mnt}, 16, "-x"},
@@ -61,6 +62,11 @@ func TestBadInput(t *testing.T) {
 		{"lost --all --pending", []string{"lost", "--all", "--pending", s.mnt}, 16, "exclude each other"},
 		{"status with both", []string{"status", "--state", s.in, s.mnt}, 16, "exclude each other"},
 		{"no state directory", []string{"status", "--state", missing}, 16, "not a state directory"},
+		{"a file as state directory", []string{"status", "--state", file}, 16, "not a state directory"},
+		{"status --state ''", []string{"status", "--state", ""}, 16, "--state"},
+		{"lost --state ''", []string{"lost", "--state=", s.mnt}, 16, "--state"},
+		{"events --state ''", []string{"events", "--state", ""}, 16, "--state"},
+		{"lost of a missing path", []string{"lost", filepath.Join(s.mnt, "nope")}, 16, "does not exist"},
 		{"events --since", []string{"events", "--since", "yesterday", s.mnt}, 16, "yesterday"},
 		{"umount of nothing", []string{"umount", s.mnt}, 16, "nothing of mendfs is mounted"},
 		{"umount of a missing path", []string{"umount", missing}, 16, "does not exist"},
@@ -132,7 +138,7 @@ func TestBadInputOnMounts(t *testing.T) {
 		{"backing within one", []string{"mount", sub, other}, 8, "lies within"},
 		{"backing contains one", []string{"mount", s.in, other}, 16, "inside"},
 		{"backing in the mount", []string{"mount", filepath.Join(s.mnt, "sub"), other}, 8, "lies in the mendfs mount"},
-		{"state in use", []string{"mount", "--state", s.state, other}, 16, "another filesystem"},
+		{"state in use", []string{"mount", "--state", s.state, other}, 16, "is the state directory of another"},
 		{"umount of a path within", []string{"umount", filepath.Join(s.mnt, "sub")}, 16, "not a mountpoint"},
 		{"doctor of the mount", []string{"lost", "--state", s.state, "/elsewhere"}, 16, "not below"},
 	} {
@@ -158,7 +164,10 @@ func TestBadRanges(t *testing.T) {
 	if out := want(t, 0, "inject", "--list", s.mnt); out != "" {
 		t.Errorf("injected all the same: %s", out)
 	}
+	refused(t, 16, "there is no", "lost", "--state", s.state, "nope")
 	s.umount()
+	refused(t, 16, "there is no", "lost", "--state", s.state, "nope")
+	refused(t, 16, "there is no", "lost", "--pending", "--state", s.state, "nope/deeper")
 	refused(t, 8, "no mount is running", "events", "--follow", "--state", s.state)
 }
 

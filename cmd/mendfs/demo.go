@@ -58,7 +58,12 @@ func runDemo(ctx context.Context, stdout io.Writer) (err error) {
 		return &failure{err, "set TMPDIR to a directory that you may write"}
 	}
 	d := &demo{dir: dir, out: stdout, poison: ranges.Range{Off: 81920, Len: ranges.LineSize}, want: demoContent()}
-	defer func() { err = errors.Join(err, d.cleanUp()) }()
+	defer func() {
+		err = errors.Join(err, d.cleanUp())
+		if err == nil {
+			err = d.say("Cleaned up. Next: mendfs doctor DIR, then mendfs mount DIR")
+		}
+	}()
 	for _, step := range []func(context.Context) error{d.prepare, d.withoutMendfs, d.withMendfs, d.overwrite, d.aftermath} {
 		if err := errors.Join(ctx.Err(), step(ctx)); err != nil {
 			if ctx.Err() != nil {
@@ -87,8 +92,7 @@ func (d *demo) cleanUp() error {
 	if err != nil {
 		return &failure{fmt.Errorf("cleaning up %s: %w", d.dir, err), "umount " + filepath.Join(d.dir, "mnt") + " and remove the directory"}
 	}
-	_, err = fmt.Fprintf(d.out, "Cleaned up. Next: mendfs doctor DIR, then mendfs mount DIR\n")
-	return err
+	return nil
 }
 
 // say prints one line of the story.

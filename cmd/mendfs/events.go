@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,7 +42,7 @@ Exit status: 0 printed (also when interrupted in --follow), 8 it did not work, 1
 	f := cmd.Flags()
 	f.BoolVar(&o.follow, "follow", false, "go on with events as they happen")
 	f.StringVar(&o.since, "since", "", "leave out what is older than `T`: 2026-11-21T03:04:05Z, or 15m, 2h ago")
-	f.StringVar(&o.state, "state", "", "ask the state directory `DIR`")
+	addState(f, &o.state)
 	f.BoolVar(&o.json, "json", false, "print JSON Lines")
 	return cmd
 }
@@ -55,19 +57,52 @@ func runEvents(ctx context.Context, o eventsOptions, now time.Time, stdout io.Wr
 		query.Since = since
 	}
 	return ask(ctx, o.state, o.target, func(src source, _ string) error {
-		return src.Events(ctx, query, func(line []byte) error { return printEvent(stdout, line, o.json) })
+		if o.json {
+			return src.Events(ctx, query, func(line []byte) error {
+				_, err := fmt.Fprintf(stdout, "%s\n", line)
+				return err
+			})
+		}
+		status, err := src.Status(ctx)
+		if err != nil {
+			return err
+		}
+		return src.Events(ctx, query, func(line []byte) error { return printEvent(stdout, line, status) })
 	})
 }
 
-func printEvent(w io.Writer, line []byte, asJSON bool) error {
-	if asJSON {
-		_, err := fmt.Fprintf(w, "%s\n", line)
-		return err
-	}
+// printEvent prints a line of the event log for people. The log names files
+// relative to the root of the mount; what is printed can be run as it is.
+func printEvent(w io.Writer, line []byte, of control.Status) error {
 	var e event.Event
 	if err := json.Unmarshal(line, &e); err != nil {
 		return fmt.Errorf("reading the event log: %w", err)
 	}
+	e.Next = runnable(e, of)
 	_, err := io.WriteString(w, event.Line(e))
 	return err
+}
+
+// runnable is what to do next about the event, with the whole path of its file
+// if it is to be asked of mendfs lost.
+func runnable(e event.Event, of control.Status) string {
+	if !strings.HasPrefix(e.Next, "mendfs lost") {
+		return e.Next
+	}
+	verb := "mendfs lost"
+	for _, flag := range []string{"--all", "--pending"} {
+		if strings.HasPrefix(e.Next, verb+" "+flag) {
+			verb += " " + flag
+		}
+	}
+	switch path := e.Path; {
+	case path == "" || quote(path) != path || filepath.IsAbs(path): // no name that a shell takes as it is printed, or none in the mount
+		return verb + " " + targetOf(of)
+	case of.Running:
+		return verb + " " + shellWord(filepath.Join(of.Mountpoint, path))
+	case path[0] == '-': // no flag
+		return verb + " " + targetOf(of) + " " + shellWord("./"+path)
+	default:
+		return verb + " " + targetOf(of) + " " + shellWord(path)
+	}
 }

@@ -64,6 +64,18 @@ Exit status: 0 done, 8 it did not work, 16 wrong usage.`,
 // injectVerb is what inject was asked to do; exactly one thing.
 type injectVerb func(ctx context.Context, c *control.Client, rel string) ([]control.Injection, error)
 
+// takenBack says on standard error what --remove or --clear did.
+func (o injectOptions) takenBack(n int, stderr io.Writer) {
+	switch {
+	case o.remove != "":
+		fmt.Fprintf(stderr, "injection %s is taken back: what lies below shows again\n", o.remove)
+	case n == 0:
+		fmt.Fprintln(stderr, "no poison was injected")
+	default:
+		fmt.Fprintf(stderr, "%s taken back: what lies below shows again\n", count(n, "injection"))
+	}
+}
+
 func runInject(ctx context.Context, o injectOptions, stdout, stderr io.Writer) error {
 	do, err := o.plan()
 	if err != nil {
@@ -78,12 +90,16 @@ func runInject(ctx context.Context, o injectOptions, stdout, stderr io.Writer) e
 		return err
 	}
 	switch {
+	case o.remove != "" || o.clear:
+		o.takenBack(len(done), stderr)
+		if o.json {
+			return printJSON(stdout, "injections", []control.Injection{}) // what is injected: nothing new
+		}
+		return nil
 	case o.json:
 		return printJSON(stdout, "injections", list(done))
 	case o.list && len(done) == 0:
 		fmt.Fprintln(stderr, "no poison is injected")
-		return nil
-	case len(done) == 0:
 		return nil
 	}
 	return printTable(stdout, injectionTable(done))
@@ -121,7 +137,11 @@ func (o injectOptions) plan() (injectVerb, error) {
 		}, nil
 	case o.clear:
 		return func(ctx context.Context, c *control.Client, _ string) ([]control.Injection, error) {
-			return nil, c.ClearInjections(ctx)
+			all, err := c.Injections(ctx) // for their number
+			if err != nil {
+				return nil, err
+			}
+			return all, c.ClearInjections(ctx)
 		}, nil
 	}
 	return o.poison()
@@ -152,7 +172,7 @@ func injectionTable(injections []control.Injection) [][]string {
 		if i.Latent {
 			kind = "latent"
 		}
-		table = append(table, []string{i.ID, i.Range.String(), kind, quote(i.Path)})
+		table = append(table, []string{i.ID, i.Range.String(), kind, quote(i.Name())})
 	}
 	return table
 }

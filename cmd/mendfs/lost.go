@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mendfs/mendfs/mount"
 	"github.com/mendfs/mendfs/mount/control"
 	"github.com/mendfs/mendfs/recovery/ledger"
 )
@@ -27,8 +28,12 @@ in state "lost" the poison is still there, in state "reinitialized" the media ar
 and the bytes are zero. --all adds what was overwritten or healed since.
 --pending lists repairs that are not finished instead.
 
+Files are found by what they are called now, whatever they were called when they were
+damaged, and by any of their hard links. A directory is searched if anything is lost.
+
 With --state the answer comes from a state directory, also when nothing is mounted;
-PATH is then optional.
+PATH is then optional, and relative to the root of the mount if it is not absolute.
+A PATH that is not there is an error, unless the records have that name.
 
 Exit status, added up: 0 nothing is lost, 1 loss that was repaired, 4 loss left
 (or repairs pending), 8 it did not work, 16 wrong usage.`,
@@ -44,7 +49,7 @@ Exit status, added up: 0 nothing is lost, 1 loss that was repaired, 4 loss left
 	f := cmd.Flags()
 	f.BoolVar(&o.all, "all", false, "with history: overwritten and healed ranges too")
 	f.BoolVar(&o.pending, "pending", false, "repairs that are not finished")
-	f.StringVar(&o.state, "state", "", "ask the state directory `DIR`")
+	addState(f, &o.state)
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
@@ -64,14 +69,35 @@ func runLost(ctx context.Context, o lostOptions, stdout, stderr io.Writer) error
 			if err != nil {
 				return err
 			}
+			if err := caution(ctx, src, false, stderr); err != nil {
+				return err
+			}
 			return printPending(list, o.json, stdout, stderr)
 		}
 		rows, err := src.Lost(ctx, control.LostQuery{Path: rel, All: o.all})
 		if err != nil {
 			return err
 		}
+		if err := caution(ctx, src, len(rows) == 0, stderr); err != nil {
+			return err
+		}
 		return printLost(rows, o.json, stdout, stderr)
 	})
+}
+
+// caution says what the answer does not tell.
+func caution(ctx context.Context, src source, nothing bool, stderr io.Writer) error {
+	if off, ok := src.(*mount.Offline); ok && !off.KnowsNames() {
+		fmt.Fprintln(stderr, "mendfs lost: the backing directory is not there, or covered: names are those when last seen")
+	}
+	if !nothing {
+		return nil
+	}
+	s, err := src.Status(ctx)
+	if err == nil && s.Semantics == "strict" {
+		fmt.Fprintf(stderr, "mendfs lost: the mount is strict: it gives errors instead of giving bytes up; poison that it met is in 'mendfs events %s'\n", targetOf(s))
+	}
+	return err
 }
 
 func printLost(rows []ledger.Row, asJSON bool, stdout, stderr io.Writer) error {
@@ -145,7 +171,7 @@ func pendingTable(pending []control.Pending) [][]string {
 			image = fmt.Sprintf("%d bytes, %d missing", len(p.Image), missing)
 		}
 		table = append(table, []string{
-			fmt.Sprint(p.ID), p.Range.String(), state, p.Time.UTC().Format(time.RFC3339), image, quote(p.Path),
+			fmt.Sprint(p.ID), p.Range.String(), state, p.Time.UTC().Format(time.RFC3339), image, quote(p.Name()),
 		})
 	}
 	return table

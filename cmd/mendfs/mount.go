@@ -42,6 +42,11 @@ Exit status: 0 unmounted, 8 it did not work, 16 wrong usage, 32 interrupted twic
 					return &usageError{"the MOUNTPOINT is empty", "name a directory, or leave it out to mount over BACKING itself"}
 				}
 			}
+			for _, name := range []string{"state", "semantics", "simulate", "event-log"} {
+				if f := cmd.Flags().Lookup(name); f.Changed && f.Value.String() == "" {
+					return &usageError{"--" + name + " is empty", "give it a value, or leave it out"}
+				}
+			}
 			return runMount(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}

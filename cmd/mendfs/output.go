@@ -32,6 +32,15 @@ func printable(text string) string {
 
 func isControl(r rune) bool { return !unicode.IsPrint(r) }
 
+// shellWord is a word as a shell takes it.
+func shellWord(text string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+,:@%="
+	if text != "" && strings.Trim(text, plain) == "" {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
 // printTable writes rows, the first of them the headings, in aligned columns.
 func printTable(w io.Writer, rows [][]string) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -83,7 +83,11 @@ func TestOutput(t *testing.T) {
 	running := control.Status{
 		Running: true, Mountpoint: "/srv/db", Backing: "/srv/db", OverMounted: true, State: "/var/lib/mendfs/db-1a2b3c4d", FS: "uuid",
 		Pid: 42, Started: noon, Semantics: "recover", Simulate: "dax", Lost: control.Count{Ranges: 1, Bytes: 64},
-		Reinitialized: control.Count{Ranges: 2, Bytes: 1024}, OpenIntents: 1, Engine: map[string]any{"reads_recovered": 3.0},
+		Reinitialized: control.Count{Ranges: 2, Bytes: 1024}, OpenIntents: 1, Engine: map[string]any{"recovered_reads": 3.0, "lost_bytes": 1088.0, "repaired_pages": 0.0, "breaker_open": true},
+	}
+	troubled := control.Status{
+		Running: true, Mountpoint: "/srv/db", Backing: "/srv/db", State: "/var/lib/mendfs/db-1a2b3c4d", FS: "uuid", Pid: 42, Started: noon,
+		Semantics: "recover", Trouble: []string{"writing the ledger: no space left on device", "writing events\nread-only file system"},
 	}
 	stopped := control.Status{Backing: "/srv/db", State: "/var/lib/mendfs/db-1a2b3c4d", FS: "uuid", OpenIntents: 2, KeptImages: 1}
 	uid := uint32(999)
@@ -95,18 +99,18 @@ func TestOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, print := range map[string]func(w io.Writer) error{
-		"lost.txt":       func(w io.Writer) error { return printLost(rows, false, w, w) },
-		"lost.json":      func(w io.Writer) error { return printLost(rows, true, w, w) },
-		"lost-none.txt":  func(w io.Writer) error { return printLost(nil, false, w, w) },
-		"lost-none.json": func(w io.Writer) error { return printLost(nil, true, w, w) },
-		"pending.txt":    func(w io.Writer) error { return printPending(pending, false, w, w) },
-		"status.txt":     func(w io.Writer) error { return printStatus(w, running) },
-		"status-off.txt": func(w io.Writer) error { return printStatus(w, stopped) },
+		"lost.txt":           func(w io.Writer) error { return printLost(rows, false, w, w) },
+		"lost.json":          func(w io.Writer) error { return printLost(rows, true, w, w) },
+		"lost-none.txt":      func(w io.Writer) error { return printLost(nil, false, w, w) },
+		"lost-none.json":     func(w io.Writer) error { return printLost(nil, true, w, w) },
+		"pending.txt":        func(w io.Writer) error { return printPending(pending, false, w, w) },
+		"status.txt":         func(w io.Writer) error { return printStatus(w, running) },
+		"status-off.txt":     func(w io.Writer) error { return printStatus(w, stopped) },
+		"status-trouble.txt": func(w io.Writer) error { return printStatus(w, troubled) },
 		"inject.txt": func(w io.Writer) error {
-			return printTable(w, injectionTable([]control.Injection{{ID: "1", Path: "a", Range: ranges.Range{Off: 64, Len: 64}}, {ID: "2", Path: "b", Range: ranges.Range{Off: 0, Len: 4096}, Latent: true}}))
+			return printTable(w, injectionTable([]control.Injection{{ID: "1", Path: "a", Range: ranges.Range{Off: 64, Len: 64}}, {ID: "2", Path: "b", Range: ranges.Range{Off: 0, Len: 4096}, Latent: true}, {ID: "3", PathB64: []byte("\xff bad"), Range: ranges.Range{Off: 0, Len: 1}}}))
 		},
-		"events.txt":   func(w io.Writer) error { return printEvent(w, line, false) },
-		"events.jsonl": func(w io.Writer) error { return printEvent(w, line, true) },
+		"events.txt": func(w io.Writer) error { return printEvent(w, line, running) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
@@ -115,6 +119,31 @@ func TestOutput(t *testing.T) {
 				t.Fatal(err)
 			}
 			golden(t, name, out.Bytes())
+		})
+	}
+}
+
+func TestRunnable(t *testing.T) {
+	at := control.Status{Running: true, Mountpoint: "/srv/my db", State: "/state"}
+	stopped := control.Status{Backing: "/srv/db", State: "/state"}
+	for name, c := range map[string]struct {
+		of               control.Status
+		path, next, want string
+	}{
+		"a file":                 {at, "log", "mendfs lost log", "mendfs lost '/srv/my db/log'"},
+		"a name to quote":        {at, "it's", `mendfs lost 'it'\''s'`, `mendfs lost '/srv/my db/it'\''s'`},
+		"with history":           {at, "a/b", "mendfs lost --all a/b", "mendfs lost --all '/srv/my db/a/b'"},
+		"no file":                {at, "", "mendfs lost --pending", "mendfs lost --pending '/srv/my db'"},
+		"a name not to print":    {at, "a\x1bb", "mendfs lost MOUNTPOINT", "mendfs lost '/srv/my db'"},
+		"nothing is mounted":     {stopped, "log", "mendfs lost log", "mendfs lost --state /state log"},
+		"stopped, like a flag":   {stopped, "-x", "mendfs lost ./-x", "mendfs lost --state /state ./-x"},
+		"moved out of the mount": {at, "/elsewhere", "mendfs lost /elsewhere", "mendfs lost '/srv/my db'"},
+		"something else":         {at, "log", "see the kernel's log", "see the kernel's log"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := runnable(event.Event{Path: c.path, Next: c.next}, c.of); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
 		})
 	}
 }

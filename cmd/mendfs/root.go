@@ -49,6 +49,7 @@ Exit status, added up: 0 clean, 1 loss that was repaired, 4 loss left,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(newHelp())
 	root.AddCommand(
 		newMount(), newUmount(), newStatus(), newLost(), newEvents(), newInject(),
 		newDoctor(), newDemo(), newTouch(), newVersion(),
@@ -57,6 +58,23 @@ Exit status, added up: 0 clean, 1 loss that was repaired, 4 loss left,
 		verb.DisableFlagsInUseLine = true
 	}
 	return root
+}
+
+// newHelp replaces cobra's, which takes an unknown verb for success.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [VERB]",
+		Short: "what a verb does, and its flags",
+		Args:  takes(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			verb, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return unknownVerb(cmd, args)
+			}
+			verb.InitDefaultHelpFlag() // cobra lists --help only once it is there
+			return verb.Help()
+		},
+	}
 }
 
 func unknownVerb(cmd *cobra.Command, args []string) error {

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"sort"
 	"strings"
 	"time"
 
@@ -38,7 +36,7 @@ Exit status: 0 answered, 8 it did not work, 16 wrong usage.`,
 			return runStatus(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.Flags().StringVar(&o.state, "state", "", "ask the state directory `DIR`")
+	addState(cmd.Flags(), &o.state)
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
@@ -90,6 +88,9 @@ func statuses(ctx context.Context, o statusOptions) ([]control.Status, error) {
 }
 
 func printStatus(w io.Writer, s control.Status) error {
+	if err := printTrouble(w, s); err != nil {
+		return err
+	}
 	title := s.Mountpoint
 	if !s.Running {
 		title = s.State
@@ -113,6 +114,20 @@ func printStatus(w io.Writer, s control.Status) error {
 		[]string{"  images kept", fmt.Sprint(s.KeptImages)},
 	)
 	return printTable(w, append(rows, engineRows(s.Engine)...))
+}
+
+// printTrouble says first, and loudly, that records can't be kept.
+func printTrouble(w io.Writer, s control.Status) error {
+	if len(s.Trouble) == 0 {
+		return nil
+	}
+	for _, text := range s.Trouble {
+		if _, err := fmt.Fprintf(w, "TROUBLE: %s\n", printable(strings.ReplaceAll(text, "\n", "; "))); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(w, "TROUBLE: next: make room on the disk of %s, or mend it (df, dmesg); until then new loss may be in memory only, and repairs may fail\n", quote(s.State))
+	return err
 }
 
 func runningText(s control.Status) string {
@@ -150,23 +165,32 @@ func intentsText(s control.Status) string {
 	return fmt.Sprint(s.OpenIntents)
 }
 
-// engineRows is the engine's own account, name by name; it came as JSON.
+// counters are the numbers of the engine's account, in words.
+var counters = []struct{ name, label, since string }{
+	{"known_bad_pages", "known bad pages", "in files that are in use; 4096 bytes each"},
+	{"recovered_reads", "reads served", "over poison, since the mount"},
+	{"lost_bytes", "bytes lost", "given up since the mount; mendfs lost has all"},
+	{"salvaged_bytes", "bytes saved", "out of damaged pages, since the mount"},
+	{"repaired_pages", "pages repaired", "since the mount"},
+	{"failed_repairs", "repairs failed", "since the mount; see mendfs events"},
+	{"outage_errors", "outage errors", "failures that are not poison, since the mount"},
+	{"replayed_intents", "repairs finished", "that a crash had interrupted, by this mount"},
+}
+
+// engineRows is the engine's own account in words; it came as JSON.
 func engineRows(engine any) [][]string {
 	fields, ok := engine.(map[string]any)
 	if !ok {
 		return nil
 	}
 	var rows [][]string
-	for name, value := range fields {
-		if name == "semantics" || name == "open_intents" {
-			continue // said above
+	for _, c := range counters {
+		if n, ok := fields[c.name].(float64); ok {
+			rows = append(rows, []string{"  " + c.label, fmt.Sprintf("%.0f %s", n, c.since)})
 		}
-		text, err := json.Marshal(value)
-		if err != nil {
-			continue // it came out of JSON, so it goes back in
-		}
-		rows = append(rows, []string{"  " + strings.ReplaceAll(name, "_", " "), printable(strings.Trim(string(text), `"`))})
 	}
-	sort.Slice(rows, func(i, j int) bool { return rows[i][0] < rows[j][0] })
+	if open, ok := fields["breaker_open"].(bool); ok && open {
+		rows = append(rows, []string{"  too many failures", "at once: errors are passed to programs until it is quiet"})
+	}
 	return rows
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/spf13/pflag"
+
 	"github.com/mendfs/mendfs/mount"
 	"github.com/mendfs/mendfs/mount/control"
 	"github.com/mendfs/mendfs/recovery/ledger"
@@ -18,6 +20,35 @@ type source interface {
 	Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, error)
 	Pending(ctx context.Context, path string) ([]control.Pending, error)
 	Events(ctx context.Context, q control.EventQuery, line func([]byte) error) error
+}
+
+// stateFlag is the value of --state.
+type stateFlag struct{ dir *string }
+
+func (f stateFlag) String() string { return "" }
+func (f stateFlag) Type() string   { return "string" }
+
+// Set refuses the empty name: a script whose variable is not set means some
+// state directory, not none.
+func (f stateFlag) Set(dir string) error {
+	if dir == "" {
+		return errors.New("empty")
+	}
+	*f.dir = dir
+	return nil
+}
+
+func addState(f *pflag.FlagSet, dir *string) {
+	f.Var(stateFlag{dir}, "state", "ask the state directory `DIR`")
+}
+
+// targetOf is how a shell names the mount, or its state directory if it is not
+// mounted, to a verb.
+func targetOf(s control.Status) string {
+	if s.Running {
+		return shellWord(s.Mountpoint)
+	}
+	return "--state " + shellWord(s.State)
 }
 
 // ask calls question with what answers for the target: a path in a running

@@ -71,6 +71,7 @@ func (c *Client) Pending(ctx context.Context, path string) ([]Pending, error) {
 // Inject poisons files of a simulated mount.
 func (c *Client) Inject(ctx context.Context, r InjectRequest) ([]Injection, error) {
 	var body struct{ Injections []Injection }
+	r.Path, r.PathB64 = Wire(r.Path)
 	err := c.ask(ctx, "POST", "/v1/inject", r, &body)
 	return body.Injections, err
 }

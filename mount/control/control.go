@@ -14,12 +14,14 @@
 //	DELETE /v1/inject/{id}, /v1/inject      204
 //
 // A refusal is {"version":1,"error":{...}} with the fields of Error. Paths are
-// relative to the root of the mount; "" and "." stand for all of it.
+// relative to the root of the mount; "" and "." stand for all of it. In bodies a
+// path that is not UTF-8 stands, as base64, in path_b64 instead of path.
 package control
 
 import (
 	"context"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/ledger"
@@ -98,7 +100,8 @@ type EventQuery struct {
 type Pending struct {
 	ID      uint64         `json:"id"` // of the intent; 0 for a page that the medium refused to take
 	File    fileid.ID      `json:"file"`
-	Path    string         `json:"path"`
+	Path    string         `json:"path,omitempty"`
+	PathB64 []byte         `json:"path_b64,omitempty"` // see Wire
 	Range   ranges.Range   `json:"range"`
 	Size    int64          `json:"size,omitempty"` // of the file, when the repair is done
 	Time    time.Time      `json:"time,omitzero"`
@@ -112,6 +115,7 @@ type Pending struct {
 // directory Path, chosen by Seed.
 type InjectRequest struct {
 	Path        string         `json:"path"`
+	PathB64     []byte         `json:"path_b64,omitempty"` // only between Client and Server, see Wire
 	Ranges      []ranges.Range `json:"ranges,omitempty"`
 	Random      int            `json:"random,omitempty"`
 	Seed        uint64         `json:"seed,omitempty"`
@@ -123,12 +127,34 @@ type InjectRequest struct {
 // Injection is poison that was injected.
 type Injection struct {
 	ID        string         `json:"id"`
-	Path      string         `json:"path"` // when it was injected
+	Path      string         `json:"path,omitempty"` // when it was injected
 	PathB64   []byte         `json:"path_b64,omitempty"`
 	File      fileid.ID      `json:"file"`
 	Range     ranges.Range   `json:"range"`     // as ordered
 	Latent    bool           `json:"latent"`    // some of what remains is known to nobody yet
 	Remaining []ranges.Range `json:"remaining"` // what no write has cleared
+}
+
+// Name is the path, UTF-8 or not.
+func (p Pending) Name() string { return name(p.Path, p.PathB64) }
+
+// Name is the path, UTF-8 or not.
+func (i Injection) Name() string { return name(i.Path, i.PathB64) }
+
+// Wire is a path as JSON carries it: one that is not UTF-8 would be changed
+// there, and goes as bytes (base64).
+func Wire(path string) (text string, raw []byte) {
+	if utf8.ValidString(path) {
+		return path, nil
+	}
+	return "", []byte(path)
+}
+
+func name(text string, raw []byte) string {
+	if raw != nil {
+		return string(raw)
+	}
+	return text
 }
 
 // Exit codes that an Error carries (as fsck).

@@ -61,7 +61,7 @@ func (c *canned) ask(q ...any) error {
 
 var (
 	row     = ledger.Row{ID: 7, File: fileid.ID{Ino: 5}, Path: "a\xff", Range: ranges.Range{Off: 4096, Len: 64}, State: ledger.Lost}
-	owed    = Pending{ID: 9, Path: "b", Range: ranges.Page(0), Kept: true, Image: []byte{1, 2, 3}, Missing: []ranges.Range{{Off: 64, Len: 64}}}
+	owed    = Pending{ID: 9, PathB64: []byte("b\xff"), Range: ranges.Page(0), Kept: true, Image: []byte{1, 2, 3}, Missing: []ranges.Range{{Off: 64, Len: 64}}}
 	injured = Injection{ID: "3", Path: "c", Range: ranges.Range{Off: 1, Len: 2}, Remaining: []ranges.Range{{Off: 0, Len: 64}}}
 )
 
@@ -128,10 +128,14 @@ func TestQuestionsAndAnswersSurviveTheSocket(t *testing.T) {
 		asked []any
 		want  any
 	}{
-		"status":     {func() (any, error) { return c.Status(ctx) }, []any{"status"}, Status{Running: true, Lost: Count{1, 64}}},
-		"lost":       {func() (any, error) { return c.Lost(ctx, LostQuery{"d/e&f=?", true}) }, []any{LostQuery{"d/e&f=?", true}}, []ledger.Row{row}},
-		"pending":    {func() (any, error) { return c.Pending(ctx, "g\xff") }, []any{"g\xff"}, []Pending{owed}},
-		"inject":     {func() (any, error) { return c.Inject(ctx, inject) }, []any{inject}, []Injection{injured}},
+		"status":  {func() (any, error) { return c.Status(ctx) }, []any{"status"}, Status{Running: true, Lost: Count{1, 64}}},
+		"lost":    {func() (any, error) { return c.Lost(ctx, LostQuery{"d/e&f=?", true}) }, []any{LostQuery{"d/e&f=?", true}}, []ledger.Row{row}},
+		"pending": {func() (any, error) { return c.Pending(ctx, "g\xff") }, []any{"g\xff"}, []Pending{owed}},
+		"inject":  {func() (any, error) { return c.Inject(ctx, inject) }, []any{inject}, []Injection{injured}},
+		"inject, not UTF-8": {
+			func() (any, error) { return c.Inject(ctx, InjectRequest{Path: "\xff bad", Random: 1}) },
+			[]any{InjectRequest{Path: "\xff bad", Random: 1}}, []Injection{injured},
+		},
 		"injections": {func() (any, error) { return c.Injections(ctx) }, []any{"list"}, []Injection{injured}},
 		"remove":     {func() (any, error) { return nil, c.RemoveInjection(ctx, "a/b") }, []any{"remove", "a/b"}, nil},
 		"clear":      {func() (any, error) { return nil, c.ClearInjections(ctx) }, []any{"clear"}, nil},

@@ -80,6 +80,7 @@ func routes(b Backend) http.Handler {
 		if err := d.Decode(&request); err != nil {
 			return nil, &Error{Exit: ExitUsage, Msg: "malformed injection", Err: err, Next: "send {\"path\":...,\"ranges\":[...]}"}
 		}
+		request.Path, request.PathB64 = name(request.Path, request.PathB64), nil
 		return b.Inject(r.Context(), request)
 	})
 	answer(mux, "GET /v1/inject", "injections", func(r *http.Request) (any, error) { return b.Injections(r.Context()) })

@@ -214,7 +214,7 @@ func (f facts) judgeState() Finding {
 	case s.Err != nil:
 		return Finding{"state", No, s.Err.Error(), "settle this before mounting", true}
 	case s.Running != "":
-		return Finding{"state", Limited, "already mounted at " + s.Running, "mendfs status " + s.Running, true}
+		return Finding{"state", No, "already mounted at " + s.Running, "mendfs status " + s.Running, true}
 	case s.Dir == "":
 		return Finding{Check: "state", Verdict: OK, Found: "none yet: loss before the first mount is not known"}
 	case s.OpenIntents > 0:

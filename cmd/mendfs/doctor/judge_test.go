@@ -62,7 +62,7 @@ func TestJudge(t *testing.T) {
 		{"many users", func(f *facts) { f.users.found = []user{{1, "a", 1}, {2, "b", 1}, {3, "c", 1}, {4, "d", 1}} }, "direct users", Limited, "a (pid 1), b (pid 2), c (pid 3) and 1 more", false},
 		{"users unseen", func(f *facts) { f.users.all = false }, "direct users", Limited, "can't be looked at", false},
 		{"open intents", func(f *facts) { f.state = State{Dir: "/s", OpenIntents: 2} }, "state", Limited, "2 intents open: do not use the backing directly before mounting", false},
-		{"mounted", func(f *facts) { f.state = State{Dir: "/s", Running: "/srv/db"} }, "state", Limited, "already mounted at /srv/db", true},
+		{"mounted", func(f *facts) { f.state = State{Dir: "/s", Running: "/srv/db"} }, "state", No, "already mounted at /srv/db", true},
 		{"clean state", func(f *facts) { f.state = State{Dir: "/s"} }, "state", OK, "no intents open", false},
 	} {
 		t.Run(c.name+"/"+c.check, func(t *testing.T) {
@@ -72,6 +72,9 @@ func TestJudge(t *testing.T) {
 			got := find(t, findings, c.check)
 			if got.Verdict != c.verdict || !strings.Contains(got.Found, c.says) || got.Stops != c.stops {
 				t.Errorf("got %+v, want %s, stops %v, saying %q", got, c.verdict, c.stops, c.says)
+			}
+			if got.Stops && got.Verdict != No {
+				t.Errorf("it keeps mendfs from mounting, and is marked %s", got.Verdict)
 			}
 			if Stops(findings) != c.stops {
 				t.Errorf("Stops = %v", !c.stops)
