@@ -40,6 +40,7 @@ type Log struct {
 	open    map[foldKey]*entry
 	outage  bool     // one was told and is not over
 	queue   []*entry // to be written, in order
+	busy    bool     // one taken from the queue is being written
 	dropped entry    // stands for the events that found no room
 	counts  map[Kind]int64
 	health  error

@@ -91,7 +91,8 @@ func (l *Log) deliver(e Event) {
 func (l *Log) pop() (x *entry, e Event, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.queue) == 0 {
+	l.busy = len(l.queue) > 0
+	if !l.busy {
 		l.queue = nil // gives back what a storm has taken
 		return nil, Event{}, false
 	}
