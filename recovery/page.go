@@ -88,6 +88,17 @@ func (p *page) merge(data []byte, imageMissing []ranges.Range) (agrees bool) {
 	return true
 }
 
+// ask reads a part of the page by itself.
+func (p *page) ask(f media.File, part ranges.Range) {
+	var buf [ranges.PageSize]byte
+	if part.Empty() {
+		return
+	}
+	if n, err := f.Pread(buf[:part.Len], part.Off); err == nil {
+		p.have(buf[:n], part.Off)
+	}
+}
+
 // retry reads the whole page again. On success nothing is missing any more.
 func (p *page) retry(f media.File) error {
 	var buf [ranges.PageSize]byte

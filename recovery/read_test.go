@@ -27,6 +27,7 @@ func TestReadLosesExactlyWhatTheMediumProves(t *testing.T) {
 	}{
 		{"dax/known line loses its sector", "dax", rng(pg+640, 64), false, rng(pg+512, 512)},
 		{"dax/latent line at the first touch", "dax", rng(pg+640, 64), true, rng(pg+640, 64)},
+		{"dax/latent first line of a page", "dax", rng(2*pg, 64), true, rng(2*pg, 64)},
 		{"dax/two pages", "dax", rng(2*pg-512, 1024), false, rng(2*pg-512, 1024)},
 		{"dax/first bytes of the file", "dax", rng(0, 64), false, rng(0, 512)},
 		{"dax/whole page", "dax", rng(pg, pg), false, rng(pg, pg)},

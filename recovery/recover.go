@@ -196,23 +196,39 @@ func (r *recoveryRead) fetch(span ranges.Range) error {
 // for before the record of it lands and condemns the page.
 func (r *recoveryRead) fetchBehind(rest ranges.Range, from int64) error {
 	if rest.Off%ranges.PageSize == 0 {
-		return r.fetch(rest)
+		return r.fetchFromPage(rest)
 	}
 	p := r.suspect(rest.Off, "short-read")
 	front := ranges.Between(max(p.off, from), rest.Off)
 	p.have(r.slice(front), front.Off)
 	line := ranges.Range{Off: rest.Off &^ (ranges.LineSize - 1), Len: ranges.LineSize}
 	p.granularity = ranges.LineSize
-	for _, good := range []ranges.Range{ranges.Between(line.End(), p.want.End()), ranges.Between(p.off, front.Off)} {
-		var buf [ranges.PageSize]byte
-		if good.Empty() {
-			continue
-		}
-		if n, err := r.file.below.Pread(buf[:good.Len], good.Off); err == nil {
-			p.have(buf[:n], good.Off)
-		}
-	}
+	p.ask(r.file.below, ranges.Between(line.End(), p.want.End()))
+	p.ask(r.file.below, ranges.Between(p.off, front.Off))
 	r.damage.hold(p, r.writes) // another reader may come to the end of its read first
+	return r.fetch(ranges.Between(p.whole().End(), rest.End()))
+}
+
+// fetchFromPage goes on where a read stopped short at the start of a page. Either
+// an extent ended there and the next one fails, and then the page is asked for as
+// ever; or its first line is latent poison, and then all behind the line can be
+// had, now.
+func (r *recoveryRead) fetchFromPage(rest ranges.Range) error {
+	p := newPage(rest.Off, r.size)
+	line := ranges.Range{Off: rest.Off, Len: ranges.LineSize}.Intersect(p.want)
+	behind := ranges.Between(line.End(), p.want.End())
+	p.ask(r.file.below, behind)
+	if behind.Empty() || p.missing.Overlaps(behind) {
+		return r.fetch(rest)
+	}
+	p.ask(r.file.below, line)
+	if p.missing.Empty() {
+		p.fill(r.buf, r.want)
+	} else {
+		p.cause, p.granularity = "short-read", ranges.LineSize
+		r.suspects = append(r.suspects, p)
+		r.damage.hold(p, r.writes)
+	}
 	return r.fetch(ranges.Between(p.whole().End(), rest.End()))
 }
 
