@@ -23,6 +23,7 @@ func (f *File) Read(p []byte, off int64, who Caller) (int, error) {
 var errShrunk = errors.New("the file shrank")
 
 func (f *File) read(p []byte, off int64, who Caller) (int, error) {
+	f.tryFinishOpen()
 	r, writes, n, err := f.readShared(p, off, who)
 	if r == nil {
 		return n, err
