@@ -86,10 +86,19 @@ var ErrGone = errors.New("the file is gone")
 // CAP_DAC_READ_SEARCH), by its last known path below root. The identity is
 // checked after opening. The error is ErrGone if the file was removed or
 // another one is found in its place.
+//
+// Before its erratum 3 was mended (Linux 6.19, later 6.18) Landlock denies to
+// open a file by its handle while the kernel knows no name of it: then, too, the
+// path has to do (TestRestricted in package mount). A file that lives and is not
+// found by it is not gone: the error is EACCES.
 func Open(root int, id ID, path string, flags int) (int, error) {
 	fd, err := openHandle(root, id, flags)
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+	denied := errors.Is(err, unix.EACCES)
+	if errors.Is(err, unix.EPERM) || denied || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		fd, err = openPath(root, id, path, flags)
+	}
+	if err != nil && denied && lives(root, id) {
+		return -1, fmt.Errorf("%s %s: it was renamed, and may be opened by its name only: %w", id, path, unix.EACCES)
 	}
 	if errors.Is(err, ErrGone) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return -1, fmt.Errorf("%s %s: %w", id, path, ErrGone)
@@ -102,6 +111,16 @@ func Open(root int, id ID, path string, flags int) (int, error) {
 		return -1, fmt.Errorf("%s %s: %w", id, path, err)
 	}
 	return fd, nil
+}
+
+// lives reports whether the file with the identity id is known to exist.
+func lives(root int, id ID) bool {
+	fd, err := openHandle(root, id, unix.O_PATH)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return check(fd, id) == nil
 }
 
 // check tells whether the file open at fd is the one with the identity id.
