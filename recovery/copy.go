@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -18,7 +19,7 @@ const copyChunk = 1 << 20
 // cured through either file, and where nothing is known of src. Zeros that
 // stand for lost bytes are recorded on dst.
 func Copy(dst *File, dstOff int64, src *File, srcOff, n int64, who Caller) (int64, error) {
-	if done, err := copyInKernel(dst, dstOff, src, srcOff, n); err == nil {
+	if done, err := copyInKernel(dst, dstOff, src, srcOff, n, who); err == nil {
 		return done, nil
 	} else if !errors.Is(err, errCopyHere) && !mayBePoison(err) {
 		return 0, err
@@ -53,8 +54,8 @@ func Copy(dst *File, dstOff int64, src *File, srcOff, n int64, who Caller) (int6
 // errCopyHere says that the kernel must not copy.
 var errCopyHere = errors.New("copy through the engine")
 
-func copyInKernel(dst *File, dstOff int64, src *File, srcOff, n int64) (int64, error) {
-	if !src.engine.Medium.KernelCopies() {
+func copyInKernel(dst *File, dstOff int64, src *File, srcOff, n int64, who Caller) (done int64, err error) {
+	if !src.engine.Medium.KernelCopies() || dst.engine.VerifyWrites {
 		return 0, errCopyHere
 	}
 	defer lockBoth(dst.ino, src.ino)()
@@ -62,11 +63,15 @@ func copyInKernel(dst *File, dstOff int64, src *File, srcOff, n int64) (int64, e
 		return 0, errCopyHere
 	}
 	defer dst.ino.writes.Add(1) // before the lock is let go
-	done, err := unix.CopyFileRange(src.below.Fd(), &srcOff, dst.below.Fd(), &dstOff, int(n), 0)
+	err = media.As(who.claims(), func() error {
+		n, err := unix.CopyFileRange(src.below.Fd(), &srcOff, dst.below.Fd(), &dstOff, int(n), 0)
+		done = int64(max(n, 0))
+		return err
+	})
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EXDEV) {
 		return 0, errCopyHere
 	}
-	return int64(done), err
+	return done, err
 }
 
 // lockBoth locks two inodes shared, always in the same order, and returns what

@@ -64,6 +64,18 @@ func (d *damage) recheck(j *journal.Journal) {
 	_ = d.loadImages(j) // what can't be loaded is asked of the medium
 }
 
+// any reports whether there is anything.
+func (d *damage) any() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range []*ranges.Set{&d.bad, &d.unsure, &d.images, d.lost, d.reinit} {
+		if !s.Empty() {
+			return true
+		}
+	}
+	return len(d.open)+len(d.unclosed) > 0
+}
+
 // isNews reports whether a read of r that met just the given bad pages has
 // found something out: lost bytes that are there again, or a page that has an
 // image and is not bad.

@@ -3,8 +3,8 @@
 //
 // # The data path
 //
-// Every I/O enters through a File (file.go). A clean read or write is one
-// pread or pwrite under the inode's shared lock. All else happens only after
+// Every I/O enters through a File (file.go). A clean read is one pread, a clean
+// write one pwrite under the inode's shared lock. All else happens only after
 // the kernel said no, or where poison is already known:
 //
 //	try       read.go, write.go, space.go   one call; what is left of it in pieces
@@ -24,11 +24,12 @@
 //
 // # Locks
 //
-// Inode.mu is held shared by clean I/O and by reads of what is known, exclusively
-// by whatever classifies or learns, changes a bad page, or the sizes around it:
-// nothing is given up while a write may be under way. damage.mu, inside it,
-// guards what is known of the inode. Neither is held while the kernel is
-// notified of anything.
+// Inode.mu is held shared by clean writes and by reads of what is known,
+// exclusively by whatever classifies or learns, changes a bad page, or the sizes
+// around it: nothing is given up while a write may be under way. A clean read
+// holds nothing, and notices an exclusive holder (File.Read). damage.mu, inside
+// Inode.mu, guards what is known of the inode. Neither is held while the kernel
+// is notified of anything.
 package recovery
 
 import (
@@ -57,6 +58,15 @@ type Config struct {
 	FS        string // fileid.Filesystem of Root
 	Semantics Semantics
 	ReadOnly  bool // never write to the backing directory, not even to finish a repair
+
+	// VerifyWrites reads back what was written before the write returns. What
+	// can't be read is repaired with the bytes still in hand; a write that
+	// reads back different all the same fails. On DAX that asks the media,
+	// and finds the poison that a write can't see. With a page cache between, the
+	// answer comes from there, and proves nothing of the media. A file open for
+	// writing only can't be read back. Under semantics that don't recover, what
+	// can't be read is an error.
+	VerifyWrites bool
 }
 
 // Engine is the recovery engine of one mount. All methods may be called
@@ -69,6 +79,7 @@ type Engine struct {
 	counters counters
 	sequence atomic.Uint64 // numbers inodes, for the order of locks
 	closes   atomic.Uint64 // intents closed since the start, for checkpoints
+	chunks   sync.Pool     // of *[verifyChunk]byte
 
 	mu      sync.Mutex // guards damaged and open
 	damaged map[string]weak.Pointer[Inode]
@@ -106,11 +117,11 @@ func (e *Engine) checkpoint() error {
 // asks the medium again. For use after poison was cleared behind the engine.
 func (e *Engine) Recheck() {
 	for _, i := range e.damagedInodes() {
-		i.mu.Lock()
+		i.lock()
 		if d := i.damage.Load(); d != nil {
 			d.recheck(e.Journal)
 		}
-		i.mu.Unlock()
+		i.unlock()
 	}
 }
 

@@ -27,7 +27,7 @@ func (e *OutageError) Unwrap() error { return e.Err }
 // RepairError says which step of a repair failed, and where. The page was left
 // as it was, or its bytes are kept in the journal.
 type RepairError struct {
-	Step string // journal, write, punch, read-back, sync, truncate, ledger
+	Step string // journal, share, write, punch, read-back, sync, truncate, ledger
 	Page ranges.Range
 	Err  error
 }

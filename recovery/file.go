@@ -14,6 +14,15 @@ type Caller struct {
 	Known    bool
 }
 
+// claims is the uid whose claim to what is left of the filesystem's space a
+// write for the caller has: media.As.
+func (c Caller) claims() uint32 {
+	if !c.Known {
+		return media.Nobody
+	}
+	return c.UID
+}
+
 // File is one open of an Inode: the entry to the engine. All methods may be
 // called concurrently; their errors become errnos by Errno.
 type File struct {

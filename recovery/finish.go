@@ -2,6 +2,8 @@ package recovery
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 
@@ -14,16 +16,19 @@ type unfinished struct {
 	target int64 // the size that the file must have at most, if the pages reached past it
 	mends  []*mend
 	change ledger.Change
+	shares uint64 // the inode's, when the pages were written
 }
 
-// finish does steps 3 and 4. It may be called again after it failed.
+// finish does steps 3 and 4. It may be called again after it failed. If the
+// file was shared since the pages were written, they may hold newer data.
 func (f *File) finish(d *damage, u *unfinished) error {
 	if n := len(u.mends); n > 0 {
 		last := u.mends[n-1].page
-		if err := f.shrink(last.End(), u.target); err != nil {
-			return &RepairError{Step: "truncate", Page: last, Err: err}
+		ours := f.ino.shares == u.shares
+		if err := f.cutBack(last, u.target, ours); err != nil {
+			return err
 		}
-		if err := f.settle(u.mends); err != nil {
+		if err := f.settle(u.mends, ours); err != nil {
 			return err
 		}
 	}
@@ -43,6 +48,28 @@ func (f *File) finish(d *damage, u *unfinished) error {
 	return nil
 }
 
+// cutBack is shrink after the repair of the last page, unless that would cut
+// off what is not ours.
+func (f *File) cutBack(last ranges.Range, target int64, ours bool) error {
+	if last.End() <= target {
+		return nil
+	}
+	if !ours {
+		if f.ino.isShared() {
+			return &RepairError{Step: "share", Page: last, Err: errShared}
+		}
+		added := make([]byte, last.End()-target)
+		n, err := f.below.Pread(added, target)
+		if err == nil && !isZero(added[:n]) {
+			return nil
+		}
+	}
+	if err := f.shrink(last.End(), target); err != nil {
+		return &RepairError{Step: "truncate", Page: last, Err: err}
+	}
+	return nil
+}
+
 // shrink takes back what a whole-page write of the tail page added to the file:
 // it ends with that page then. A file of any other size was changed since.
 func (f *File) shrink(pageEnd, target int64) error {
@@ -57,9 +84,10 @@ func (f *File) shrink(pageEnd, target int64) error {
 }
 
 // settle makes the pages durable, restores the time of a repair of ours, and
-// reads back the pages of which something was salvaged.
-func (f *File) settle(mends []*mend) error {
-	if in := mends[0].intent; in.RestoreMtime {
+// reads back the pages of which something was salvaged, or all. If not all that the
+// pages hold must be ours, what differs is newer and stays.
+func (f *File) settle(mends []*mend, ours bool) error {
+	if in := mends[0].intent; in.RestoreMtime && ours {
 		if err := f.below.SetMtime(in.Mtime); err != nil {
 			return &RepairError{Step: "sync", Page: mends[0].page, Err: err}
 		}
@@ -68,15 +96,19 @@ func (f *File) settle(mends []*mend) error {
 		return &RepairError{Step: "sync", Page: mends[0].page, Err: err}
 	}
 	for _, m := range mends {
-		if m.before == nil {
+		if m.before == nil && !f.engine.VerifyWrites {
 			continue
 		}
-		if f.readsBack(m) == nil {
+		err := f.readsBack(m)
+		if err == nil || errors.Is(err, errDiffers) && (!ours || f.ino.isShared()) {
 			continue
+		}
+		if !ours && f.ino.isShared() {
+			return &RepairError{Step: "share", Page: m.page, Err: errShared}
 		}
 		// The poison was on no list yet when the page was written, so that the
 		// write could not clear it; the read has listed it (kernel facts, 2).
-		_, err := f.below.Pwrite(m.content, m.page.Off)
+		_, err = f.below.Pwrite(m.content, m.page.Off, 0)
 		if err == nil {
 			err = f.below.Sync(false)
 		}
@@ -93,13 +125,16 @@ func (f *File) settle(mends []*mend) error {
 	return nil
 }
 
+// errDiffers says that a page can be read and is not what was written.
+var errDiffers = fmt.Errorf("the page reads back different: %w", unix.EIO)
+
 // readsBack fails if the medium does not hold what was written.
 func (f *File) readsBack(m *mend) error {
 	inFile := m.page.Intersect(ranges.Between(0, m.intent.End))
 	got := make([]byte, inFile.Len)
 	n, err := f.below.Pread(got, inFile.Off)
 	if err == nil && !bytes.Equal(got[:n], m.content[:inFile.Len]) {
-		err = unix.EIO
+		err = errDiffers
 	}
 	return err
 }
@@ -169,8 +204,8 @@ func (f *File) tryFinishOpen() {
 	if d == nil || f.engine.pins.Load() == 0 {
 		return
 	}
-	f.ino.mu.Lock()
-	defer f.ino.mu.Unlock()
+	f.ino.lock()
+	defer f.ino.unlock()
 	f.ino.writes.Add(1)
 	_ = f.finishOpen(d) // whoever writes there gets the error
 }

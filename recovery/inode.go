@@ -14,11 +14,54 @@ import (
 type Inode struct {
 	engine *Engine
 	seq    uint64
-	// mu is held shared by ordinary I/O, exclusively by repair.
+	// mu is held shared by ordinary I/O, exclusively (lock) by repair.
 	mu     sync.RWMutex
+	epoch  atomic.Uint64          // odd while mu is held exclusively
 	damage atomic.Pointer[damage] // nil: nothing is known, the clean path
 	writes atomic.Uint64          // counts changes of the file's content, each before its lock is let go
+
+	sharers atomic.Int64 // Shares in force; it rises under mu only
+	shares  uint64       // Shares ever; guarded by mu
 }
+
+// lock takes the inode exclusively: no I/O is under way and none begins, and
+// reads that go without the lock find out (File.Read).
+func (i *Inode) lock() {
+	i.mu.Lock()
+	i.epoch.Add(1)
+}
+
+func (i *Inode) unlock() {
+	i.epoch.Add(1)
+	i.mu.Unlock()
+}
+
+// Damaged reports whether anything is known against the file: bad pages, bytes
+// lost or reinitialized, kept images, repairs that could not be finished. For a
+// file of which nothing was ever known it is one atomic load.
+func (i *Inode) Damaged() bool {
+	d := i.damage.Load()
+	return d != nil && d.any()
+}
+
+// Share says that from now on the kernel may write the file behind the
+// engine's back (passthrough, a shared mapping of the backing file), until
+// unshare is called. Shares are counted; Share waits for a repair that is under
+// way. While one is in force no page is rewritten with content that the engine
+// has read or kept, which could be older than the kernel's, and no size is set
+// back: what would need that (a write or truncate of a part of a bad page, the
+// end of a repair) fails with a *RepairError, step "share". Writes that cover
+// bad pages whole go through, and known-bad pages are asked again each time.
+func (i *Inode) Share() (unshare func()) {
+	i.lock()
+	defer i.unlock()
+	i.shares++
+	i.sharers.Add(1)
+	return sync.OnceFunc(func() { i.sharers.Add(-1) })
+}
+
+// isShared is constant from unshared to shared while mu is held.
+func (i *Inode) isShared() bool { return i.sharers.Load() > 0 }
 
 // NewInode makes the Inode of the file open at fd; O_PATH will do, and fd is
 // used during the call only. It costs nothing as long as nothing was ever lost

@@ -26,7 +26,7 @@ func (r *repair) clearAll() (cleared []*mend, err error) {
 
 // clear writes one page by the first rung of the ladder that works.
 func (r *repair) clear(m *mend) error {
-	n, err := r.file.below.Pwrite(m.content, m.page.Off)
+	n, err := r.file.below.Pwrite(m.content, m.page.Off, 0)
 	if err == nil && n == len(m.content) {
 		m.rung = "page-written"
 		return nil
@@ -63,11 +63,11 @@ func (r *repair) punch(m *mend) error {
 		return fail(err)
 	}
 	const punchHole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
-	if err := r.file.below.Allocate(punchHole, m.page.Off, m.page.Len); err != nil {
+	if err := r.file.below.Allocate(punchHole, m.page.Off, m.page.Len, 0); err != nil {
 		return fail(err)
 	}
 	e.reached(pagePunched)
-	n, err := r.file.below.Pwrite(m.content, m.page.Off)
+	n, err := r.file.below.Pwrite(m.content, m.page.Off, 0)
 	if err != nil || n < len(m.content) {
 		r.owe(m)
 		return fail(orEIO(err))

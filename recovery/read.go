@@ -10,28 +10,66 @@ import (
 // file; lost bytes are zero, and were recorded before Read returns. An error
 // means that not one byte may be used: the failure was no poison
 // (*OutageError), or the semantics want it (*PoisonError).
+//
+// A clean read takes no lock, so that readers on several cores share no cache
+// line that any of them writes. That is right because whatever changes a page
+// other than by an ordinary write, or learns something about it, holds the inode
+// exclusively, and has made epoch odd before and makes it even after. A
+// read that finds epoch even and the same before and after its pread had no such
+// section overlap it: one that was on is seen by the first look, one that
+// began by the second. Then it is as good as a read with the lock held shared:
+// damage, looked at after epoch, is all that was learnt before, and what a page
+// that failed has to go through begins with the failure. All else is looked at
+// again under the lock.
 func (f *File) Read(p []byte, off int64, who Caller) (int, error) {
+	writes := f.ino.writes.Load() // before epoch: see attempt
+	epoch := f.ino.epoch.Load()
+	if epoch%2 != 0 || f.ino.damage.Load() != nil {
+		return f.readOn(p, off, who, attempt{})
+	}
+	n, err := f.below.Pread(p, off)
+	if n == len(p) && err == nil && f.ino.epoch.Load() == epoch {
+		return n, nil
+	}
+	return f.readOn(p, off, who, attempt{made: true, n: n, err: err, writes: writes})
+}
+
+// readOn is Read where that takes more than one attempt.
+func (f *File) readOn(p []byte, off int64, who Caller, first attempt) (int, error) {
 	for {
-		n, err := f.read(p, off, who)
+		n, err := f.read(p, off, who, first)
 		if !errors.Is(err, errShrunk) {
 			return n, err
 		}
+		first = attempt{}
 	}
+}
+
+// attempt is a pread that was made without a lock. It still stands if the
+// inode's count of writes is what it was before the look at epoch: then no
+// section that changes pages overlapped it. A short count must not be thrown
+// away, since the first touch of latent poison names the line and the second
+// only the page.
+type attempt struct {
+	made   bool
+	n      int
+	err    error
+	writes uint64
 }
 
 // errShrunk says that the file became shorter while it was being read.
 var errShrunk = errors.New("the file shrank")
 
-func (f *File) read(p []byte, off int64, who Caller) (int, error) {
+func (f *File) read(p []byte, off int64, who Caller, first attempt) (int, error) {
 	f.tryFinishOpen()
-	r, writes, n, err := f.readShared(p, off, who)
+	r, writes, n, err := f.readShared(p, off, who, first)
 	if r == nil {
 		return n, err
 	}
 	// Nothing is given up or learnt while a write may be under way: it could be
 	// clearing what has just failed.
-	f.ino.mu.Lock()
-	defer f.ino.mu.Unlock()
+	f.ino.lock()
+	defer f.ino.unlock()
 	if f.ino.writes.Load() != writes {
 		if r, err = f.tryWithin(p, off, 0, f.ino.writes.Load()); r == nil {
 			return 0, err
@@ -48,14 +86,18 @@ func (f *File) read(p []byte, off int64, who Caller) (int, error) {
 // readShared is Read as far as it goes with the inode shared: one pread, and
 // what is known of bad pages. Where more is to be done it returns the read so
 // far, and the count of writes that it is good for.
-func (f *File) readShared(p []byte, off int64, who Caller) (r *recoveryRead, writes uint64, n int, err error) {
+func (f *File) readShared(p []byte, off int64, who Caller, first attempt) (r *recoveryRead, writes uint64, n int, err error) {
 	f.ino.mu.RLock()
 	defer f.ino.mu.RUnlock()
 	want := ranges.Range{Off: off, Len: int64(len(p))}
 	d := f.ino.damage.Load()
 	writes = f.ino.writes.Load()
-	if d == nil || !d.concernsRead(want) {
-		n, err = f.below.Pread(p, off)
+	stands := first.made && first.writes == writes
+	if stands || d == nil || !d.concernsRead(want) {
+		n, err = first.n, first.err
+		if !stands {
+			n, err = f.below.Pread(p, off)
+		}
 		if err == nil && n == len(p) {
 			return nil, 0, n, nil
 		}

@@ -145,6 +145,8 @@ func nextAfter(step string) string {
 		return "make room on the disk of the state directory, then write again"
 	case "write", "punch":
 		return "the medium refuses to be cleared: mendfs doctor says what else can clear it; the readable bytes are kept and served"
+	case "share":
+		return "close the file everywhere, or mount with --protect=full"
 	}
 	return "mendfs lost --pending"
 }

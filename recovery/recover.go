@@ -129,12 +129,16 @@ func (r *recoveryRead) tryAll() error {
 }
 
 // serveKnown serves a known-bad page from its image, or as zeros where it has
-// none. A page on nobody's list is asked once more before.
+// none. A page on nobody's list is asked once more before, and so is any while
+// the kernel may be writing the file.
 func (r *recoveryRead) serveKnown(bad ranges.Range) error {
 	p := newPage(bad.Off, r.size)
 	p.known, p.verdict = true, media.Listed
-	if r.damage.isUnsure(bad) {
+	unsure := r.damage.isUnsure(bad)
+	if unsure {
 		p.verdict = media.Unknown
+	}
+	if unsure || r.file.ino.isShared() {
 		err := p.retry(r.file.below)
 		if err == nil {
 			r.well = append(r.well, bad)
@@ -278,8 +282,11 @@ func (f *File) noticeClean(d *damage, buf []byte, want ranges.Range, bad []*page
 	for _, lost := range d.lostWithin(want) {
 		for back := range missing.Gaps(lost) {
 			to := ledger.Healed
-			if isZero(buf[back.Off-want.Off : back.End()-want.Off]) {
+			switch {
+			case isZero(buf[back.Off-want.Off : back.End()-want.Off]):
 				to = ledger.Reinitialized
+			case f.ino.isShared():
+				to = ledger.Overwritten // by a write that we did not see, most likely
 			}
 			change.Moves = append(change.Moves, ledger.Move{File: d.id, Path: path, Range: back, To: to})
 		}

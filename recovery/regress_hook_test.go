@@ -47,11 +47,11 @@ func (f scriptedFile) Pread(b []byte, off int64) (int, error) {
 	return f.File.Pread(b, off)
 }
 
-func (f scriptedFile) Pwrite(b []byte, off int64) (int, error) {
+func (f scriptedFile) Pwrite(b []byte, off int64, uid uint32) (int, error) {
 	if play := f.script.pwrite; play != nil {
 		return play(f.File, b, off)
 	}
-	return f.File.Pwrite(b, off)
+	return f.File.Pwrite(b, off, uid)
 }
 
 func (f scriptedFile) Salvage(b []byte, off int64) ([]ranges.Range, int64) {
@@ -68,11 +68,11 @@ func (f scriptedFile) Sync(full bool) error {
 	return f.File.Sync(full)
 }
 
-func (f scriptedFile) Allocate(mode uint32, off, n int64) error {
+func (f scriptedFile) Allocate(mode uint32, off, n int64, uid uint32) error {
 	if play := f.script.alloc; play != nil {
 		return play(f.File, mode, off, n)
 	}
-	return f.File.Allocate(mode, off, n)
+	return f.File.Allocate(mode, off, n, uid)
 }
 
 // fullOncePunched plays a disk that takes the block that the punch rung frees,
@@ -80,7 +80,7 @@ func (f scriptedFile) Allocate(mode uint32, off, n int64) error {
 func (s *scripted) fullOncePunched() {
 	var punched atomic.Bool
 	s.alloc = func(f media.File, mode uint32, off, n int64) error {
-		err := f.Allocate(mode, off, n)
+		err := f.Allocate(mode, off, n, 0)
 		punched.Store(true)
 		return err
 	}
@@ -88,7 +88,7 @@ func (s *scripted) fullOncePunched() {
 		if punched.Load() {
 			return 0, unix.ENOSPC
 		}
-		return f.Pwrite(b, off)
+		return f.Pwrite(b, off, 0)
 	}
 }
 

@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -73,7 +74,7 @@ func (r *repair) run() (failed ranges.Range, err error) {
 	}
 	for _, m := range r.mends {
 		if err := r.prepare(m); err != nil {
-			return m.page, err
+			return first, err
 		}
 	}
 	if err := r.begin(); err != nil {
@@ -82,7 +83,7 @@ func (r *repair) run() (failed ranges.Range, err error) {
 	}
 	r.file.engine.reached(intentDurable)
 	cleared, clearErr := r.clearAll()
-	u := &unfinished{target: r.end, mends: cleared, change: r.change(cleared)}
+	u := &unfinished{target: r.end, mends: cleared, change: r.change(cleared), shares: r.file.ino.shares}
 	r.file.engine.reached(pagesWritten)
 	if err := r.file.finish(r.damage, u); err != nil {
 		r.file.leaveOpen(r.damage, u)
@@ -95,8 +96,26 @@ func (r *repair) run() (failed ranges.Range, err error) {
 	return ranges.Range{}, nil
 }
 
+// errShared says what to do about a page that may not be rewritten.
+var errShared = errors.New("programs have the file open or mapped past mendfs, and a rewrite could destroy what they write; close it everywhere, or mount with --protect=full")
+
+// mayRewrite fails if a bad page would be rewritten with more than fresh, the
+// bytes of an ordinary write, while the kernel may be writing the file behind
+// our back.
+func (f *File) mayRewrite(page, fresh ranges.Range, writeback bool) error {
+	if !f.ino.isShared() || fresh == page && !writeback {
+		return nil
+	}
+	err := &RepairError{Step: "share", Page: page, Err: errShared}
+	f.emitFailure(err.Step, page, err)
+	return err
+}
+
 // prepare works out what the page shall hold.
 func (r *repair) prepare(m *mend) error {
+	if err := r.file.mayRewrite(m.page, m.fresh, r.writeback); err != nil {
+		return err
+	}
 	m.content = make([]byte, ranges.PageSize)
 	inFile := m.page.Intersect(ranges.Between(0, r.size))
 	m.written = []ranges.Range{m.fresh}

@@ -30,6 +30,7 @@ type rig struct {
 	wrap     func(media.Medium) media.Medium
 	rules    string // semantics
 	readOnly bool
+	verify   bool // writes
 
 	root    int
 	real    *media.Real
@@ -107,7 +108,7 @@ func (r *rig) startEngine() {
 	rules, err := SemanticsByName(r.rules)
 	r.check(err)
 	r.engine, err = New(Config{Medium: r.medium, Journal: r.journal, Ledger: r.ledger, Events: r.events,
-		Root: r.root, FS: fs, Semantics: rules, ReadOnly: r.readOnly})
+		Root: r.root, FS: fs, Semantics: rules, ReadOnly: r.readOnly, VerifyWrites: r.verify})
 	r.check(err)
 }
 

@@ -41,7 +41,7 @@ func (f *File) Allocate(mode uint32, off, length int64, who Caller) error {
 		}
 		return partPages(old, at...)
 	}
-	return f.reshape(edges, func() error { return f.below.Allocate(mode, off, length) }, func(d *damage, old int64) error {
+	return f.reshape(edges, func() error { return f.below.Allocate(mode, off, length, who.claims()) }, func(d *damage, old int64) error {
 		if !zeroes {
 			return nil
 		}
@@ -68,8 +68,8 @@ func (f *File) reshape(edges func(size int64) []ranges.Range, change func() erro
 	if done, err := f.reshapeClean(change); done {
 		return err
 	}
-	f.ino.mu.Lock()
-	defer f.ino.mu.Unlock()
+	f.ino.lock()
+	defer f.ino.unlock()
 	f.ino.writes.Add(1)
 	d, err := f.know()
 	if err != nil {

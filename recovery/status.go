@@ -17,6 +17,7 @@ type counters struct {
 // Status is the engine's part of `mendfs status`.
 type Status struct {
 	Semantics      string `json:"semantics"`
+	VerifyWrites   bool   `json:"verify_writes"`   // what is written is read back
 	KnownBadPages  int64  `json:"known_bad_pages"` // of files in use
 	OpenIntents    int    `json:"open_intents"`
 	RecoveredReads int64  `json:"recovered_reads"`
@@ -34,6 +35,7 @@ type Status struct {
 func (e *Engine) Status() Status {
 	s := Status{
 		Semantics:      e.Semantics.Name,
+		VerifyWrites:   e.VerifyWrites,
 		OpenIntents:    len(e.Journal.Intents()),
 		RecoveredReads: e.counters.recoveredReads.Load(),
 		SalvagedBytes:  e.counters.salvagedBytes.Load(),

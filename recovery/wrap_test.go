@@ -16,10 +16,10 @@ func (m failing) Open(fd int) media.File { return failingFile{m.Medium.Open(fd)}
 
 type failingFile struct{ media.File }
 
-func (failingFile) Pread([]byte, int64) (int, error)       { return 0, unix.EIO }
-func (failingFile) Pwrite([]byte, int64) (int, error)      { return 0, unix.EIO }
-func (failingFile) Corroborate(ranges.Range) media.Verdict { return media.Unknown }
-func (failingFile) Control(*ranges.Set) error              { return unix.EIO }
+func (failingFile) Pread([]byte, int64) (int, error)          { return 0, unix.EIO }
+func (failingFile) Pwrite([]byte, int64, uint32) (int, error) { return 0, unix.EIO }
+func (failingFile) Corroborate(ranges.Range) media.Verdict    { return media.Unknown }
+func (failingFile) Control(*ranges.Set) error                 { return unix.EIO }
 func (failingFile) Salvage(b []byte, off int64) ([]ranges.Range, int64) {
 	return []ranges.Range{rng(off, int64(len(b)))}, pg
 }

@@ -13,6 +13,19 @@ import (
 // writes back a mapped page, most of which nobody wrote. The count may be short
 // where an error struck in the middle, as write(2)'s.
 func (f *File) Write(p []byte, off int64, writeback bool, who Caller) (int, error) {
+	if f.ino.damage.Load() == nil && !f.engine.VerifyWrites {
+		f.ino.mu.RLock()
+		if f.ino.damage.Load() == nil { // all in one function: see media's Pread
+			n, err := f.below.Pwrite(p, off, who.claims())
+			f.ino.writes.Add(1) // before the lock is let go
+			f.ino.mu.RUnlock()
+			if n == len(p) && err == nil {
+				return n, nil
+			}
+		} else {
+			f.ino.mu.RUnlock()
+		}
+	}
 	n, err := f.write(p, ranges.Range{Off: off, Len: int64(len(p))}, writeback, who)
 	switch {
 	case err == nil:
@@ -25,12 +38,12 @@ func (f *File) Write(p []byte, off int64, writeback bool, who Caller) (int, erro
 
 // write returns the count that was written in front of an error, and the error.
 func (f *File) write(p []byte, r ranges.Range, writeback bool, who Caller) (int, error) {
-	n, done, err := f.writeClean(p, r, writeback)
+	n, done, err := f.writeClean(p, r, writeback, who)
 	if done {
 		return n, err
 	}
-	f.ino.mu.Lock()
-	defer f.ino.mu.Unlock()
+	f.ino.lock()
+	defer f.ino.unlock()
 	f.ino.writes.Add(1)
 	d, err := f.know()
 	if err != nil {
@@ -49,7 +62,7 @@ func (f *File) write(p []byte, r ranges.Range, writeback bool, who Caller) (int,
 
 // writeClean is the path where nothing is known to be wrong. done is false if
 // the write has to be done again with the inode locked.
-func (f *File) writeClean(p []byte, r ranges.Range, writeback bool) (n int, done bool, err error) {
+func (f *File) writeClean(p []byte, r ranges.Range, writeback bool, who Caller) (n int, done bool, err error) {
 	f.ino.mu.RLock()
 	defer f.ino.mu.RUnlock()
 	d := f.ino.damage.Load()
@@ -57,7 +70,12 @@ func (f *File) writeClean(p []byte, r ranges.Range, writeback bool) (n int, done
 		return 0, false, nil
 	}
 	defer f.ino.writes.Add(1) // before the lock is let go
-	n, err = f.writeAll(p, r.Off)
+	n, err = f.writeAll(p, r.Off, who)
+	if err == nil && f.engine.VerifyWrites {
+		if err = f.verifyShared(p, r.Off); err != nil {
+			n = 0
+		}
+	}
 	switch {
 	case err == nil && d != nil:
 		return n, true, f.noteWritten(d, p, r, writeback)
@@ -70,10 +88,10 @@ func (f *File) writeClean(p []byte, r ranges.Range, writeback bool) (n int, done
 }
 
 // writeAll writes until all is written or the medium gives an error.
-func (f *File) writeAll(p []byte, off int64) (int, error) {
+func (f *File) writeAll(p []byte, off int64, who Caller) (int, error) {
 	done := 0
 	for done < len(p) {
-		n, err := f.below.Pwrite(p[done:], off+int64(done))
+		n, err := f.below.Pwrite(p[done:], off+int64(done), who.claims())
 		done += n
 		if err != nil {
 			return done, err
@@ -108,9 +126,13 @@ func (f *File) noteRows(d *damage, p []byte, r ranges.Range, writeback bool) err
 // that a mapping writes back into bytes that were lost are most likely our own:
 // those stay as they are.
 func (f *File) overwrites(d *damage, p []byte, r ranges.Range, writeback bool) []ledger.Move {
+	rows := append(d.reinitWithin(r), d.lostWithin(r)...)
+	if len(rows) == 0 {
+		return nil
+	}
 	var moves []ledger.Move
 	path := f.path()
-	for _, live := range append(d.reinitWithin(r), d.lostWithin(r)...) {
+	for _, live := range rows {
 		pieces := []ranges.Range{live}
 		if writeback {
 			pieces = nonZero(p[live.Off-r.Off:live.End()-r.Off], live.Off)
@@ -175,10 +197,14 @@ func (w *mendingWrite) run() (int, error) {
 }
 
 // lookFirst reads the pages that the ledger calls lost, or that have an image,
-// but that nobody has met since the mount: what can be salvaged of them has to be known before they are
-// written.
+// but that nobody has met since the mount: what can be salvaged of them has to
+// be known before they are written. Of a shared file nothing known is sure.
 func (w *mendingWrite) lookFirst() error {
 	inFile := w.at.Widen(ranges.PageSize).Intersect(ranges.Between(0, w.size))
+	if w.file.ino.isShared() {
+		_, err := w.inspect(inFile)
+		return err
+	}
 	for _, old := range append(w.damage.lostWithin(inFile), w.damage.imagesWithin(inFile)...) {
 		for off := ranges.Page(old.Off).Off; off < old.End(); off += ranges.PageSize {
 			if w.damage.isBad(ranges.Page(off)) {
@@ -212,7 +238,11 @@ func (w *mendingWrite) writeGood() (int64, error) {
 		rest := ranges.Between(pos, w.at.End())
 		bad := w.damage.nextBad(rest, &w.found)
 		if !bad.Empty() && bad.Off <= pos {
-			w.mends = append(w.mends, &mend{page: bad, fresh: bad.Intersect(w.at), data: w.slice(bad.Intersect(w.at))})
+			fresh := bad.Intersect(w.at)
+			if err := w.file.mayRewrite(bad, fresh, w.writeback); err != nil {
+				return pos, err
+			}
+			w.mends = append(w.mends, &mend{page: bad, fresh: fresh, data: w.slice(fresh)})
 			pos = bad.End()
 			continue
 		}
@@ -225,7 +255,16 @@ func (w *mendingWrite) writeGood() (int64, error) {
 				return mended, err
 			}
 		}
-		n, err := w.file.writeAll(w.slice(run), run.Off)
+		n, err := w.file.writeAll(w.slice(run), run.Off, w.who)
+		if err == nil && w.file.engine.VerifyWrites {
+			again, err := w.readBack(run)
+			if err != nil {
+				return pos, err
+			}
+			if again {
+				continue
+			}
+		}
 		pos += int64(n)
 		if err == nil {
 			continue
@@ -253,7 +292,7 @@ func (w *mendingWrite) blame(run ranges.Range, err error) error {
 			return err
 		}
 	}
-	if _, again := w.file.writeAll(w.slice(run), run.Off); again != nil {
+	if _, again := w.file.writeAll(w.slice(run), run.Off, w.who); again != nil {
 		return w.file.outage(run, again) // all pages read well, and still it can't be written
 	}
 	return nil

@@ -265,7 +265,7 @@ func TestBtrfsWithCorruptedPage(t *testing.T) {
 			t.Fatalf("control, avoiding %v: %v", avoid, err)
 		}
 	}
-	if n, err := f.Pwrite(make([]byte, page), bad.Off); n != page || err != nil {
+	if n, err := f.Pwrite(make([]byte, page), bad.Off, 0); n != page || err != nil {
 		t.Fatalf("writing it whole: %d, %v", n, err)
 	}
 	readAll(t, f, 9*page)

@@ -31,10 +31,11 @@ type File interface {
 	// Pread is exactly one pread(2), retried on EINTR only: it may be short,
 	// and says n > 0 only together with a nil error.
 	Pread(p []byte, off int64) (n int, err error)
-	// Pwrite is exactly one pwrite(2), as Pread.
-	Pwrite(p []byte, off int64) (n int, err error)
-	// Allocate is exactly one fallocate(2).
-	Allocate(mode uint32, off, length int64) error
+	// Pwrite is exactly one pwrite(2), as Pread. What the filesystem keeps in
+	// reserve is used only if uid may use it (see As).
+	Pwrite(p []byte, off int64, uid uint32) (n int, err error)
+	// Allocate is exactly one fallocate(2), on behalf of uid as Pwrite.
+	Allocate(mode uint32, off, length int64, uid uint32) error
 	// Truncate is exactly one ftruncate(2).
 	Truncate(size int64) error
 	// Sync is fdatasync(2) or, if full, fsync(2).

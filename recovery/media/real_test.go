@@ -27,7 +27,7 @@ func TestRealFile(t *testing.T) {
 	if err != nil || before.Mtime != 1234567890123456789 || before.Size != 3*page {
 		t.Fatalf("stat: %+v, %v", before, err)
 	}
-	if n, err := f.Pwrite([]byte("end"), 9*page); n != 3 || err != nil {
+	if n, err := f.Pwrite([]byte("end"), 9*page, 0); n != 3 || err != nil {
 		t.Fatalf("write: %d, %v", n, err)
 	}
 	for _, c := range []struct {
@@ -44,7 +44,7 @@ func TestRealFile(t *testing.T) {
 			t.Errorf("hole %v: %v, %v", c.r, hole, err)
 		}
 	}
-	if err := f.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, page); err != nil {
+	if err := f.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, page, 0); err != nil {
 		t.Fatal(err)
 	}
 	if hole, err := f.IsHole(ranges.Page(0)); !hole || err != nil {

@@ -35,7 +35,7 @@ func (f *file) Pread(p []byte, off int64) (int, error) {
 	return f.below.Pread(p[:good], off)
 }
 
-func (f *file) Pwrite(p []byte, off int64) (int, error) {
+func (f *file) Pwrite(p []byte, off int64, uid uint32) (int, error) {
 	r := ranges.Range{Off: off, Len: int64(len(p))}
 	bad, err := f.medium.enter(f.Fd(), Pwrite, r)
 	if err != nil {
@@ -46,14 +46,14 @@ func (f *file) Pwrite(p []byte, off int64) (int, error) {
 	if stop == 0 && len(p) > 0 {
 		return 0, refusal
 	}
-	n, err := f.below.Pwrite(p[:stop], off)
+	n, err := f.below.Pwrite(p[:stop], off, uid)
 	if err == nil {
 		bad.Remove(wholePages(ranges.Range{Off: off, Len: int64(n)}))
 	}
 	return n, err
 }
 
-func (f *file) Allocate(mode uint32, off, length int64) error {
+func (f *file) Allocate(mode uint32, off, length int64, uid uint32) error {
 	r := ranges.Range{Off: off, Len: length}
 	bad, err := f.medium.enter(f.Fd(), Allocate, r)
 	if err != nil {
@@ -69,7 +69,7 @@ func (f *file) Allocate(mode uint32, off, length int64) error {
 			}
 		}
 	}
-	if err := f.below.Allocate(mode, off, length); err != nil {
+	if err := f.below.Allocate(mode, off, length, uid); err != nil {
 		return err
 	}
 	if zeroes {

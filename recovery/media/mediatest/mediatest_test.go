@@ -81,7 +81,7 @@ func TestWrite(t *testing.T) {
 			m := New(64)
 			f := newFile(t, m, ranges.Range{Off: 5056, Len: 64})
 			m.Refuse(c.refuse)
-			n, err := f.Pwrite(bytes.Repeat([]byte{'b'}, int(c.n)), c.off)
+			n, err := f.Pwrite(bytes.Repeat([]byte{'b'}, int(c.n)), c.off, 0)
 			if n != c.want || !errors.Is(err, c.err) {
 				t.Fatalf("pwrite = %d, %v; want %d, %v", n, err, c.want, c.err)
 			}

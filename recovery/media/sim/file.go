@@ -131,9 +131,9 @@ func (f *file) read(b []byte, off int64, o outcome) (int, error) {
 	return f.below.Pread(b[:min(o.n, int64(len(b)))], off)
 }
 
-func (f *file) Pwrite(b []byte, off int64) (int, error) {
+func (f *file) Pwrite(b []byte, off int64, uid uint32) (int, error) {
 	if f.clean() || off < 0 || len(b) == 0 {
-		return f.below.Pwrite(b, off)
+		return f.below.Pwrite(b, off, uid)
 	}
 	m := f.medium
 	m.mu.Lock()
@@ -143,7 +143,7 @@ func (f *file) Pwrite(b []byte, off int64) (int, error) {
 		return 0, err
 	}
 	if p == nil {
-		return f.below.Pwrite(b, off)
+		return f.below.Pwrite(b, off, uid)
 	}
 	r := ranges.Range{Off: off, Len: int64(len(b))}
 	unit := m.rules.clearUnit
@@ -156,7 +156,7 @@ func (f *file) Pwrite(b []byte, off int64) (int, error) {
 	if o.err != nil {
 		return 0, o.err
 	}
-	n, err := f.below.Pwrite(b[:o.n], off)
+	n, err := f.below.Pwrite(b[:o.n], off, uid)
 	if err != nil {
 		return n, err
 	}
@@ -200,9 +200,9 @@ func (f *file) Truncate(size int64) error {
 	return nil
 }
 
-func (f *file) Allocate(mode uint32, off, length int64) error {
+func (f *file) Allocate(mode uint32, off, length int64, uid uint32) error {
 	if f.clean() || off < 0 || length <= 0 {
-		return f.below.Allocate(mode, off, length)
+		return f.below.Allocate(mode, off, length, uid)
 	}
 	m := f.medium
 	m.mu.Lock()
@@ -212,7 +212,7 @@ func (f *file) Allocate(mode uint32, off, length int64) error {
 		return err
 	}
 	if p == nil {
-		return f.below.Allocate(mode, off, length)
+		return f.below.Allocate(mode, off, length, uid)
 	}
 	var zeroed ranges.Range
 	switch mode &^ unix.FALLOC_FL_KEEP_SIZE {
@@ -226,7 +226,7 @@ func (f *file) Allocate(mode uint32, off, length int64) error {
 	if mode&unix.FALLOC_FL_KEEP_SIZE == 0 {
 		grown = tail(size, off+length)
 	}
-	return f.zero(p, zeroed, grown, func() error { return f.below.Allocate(mode, off, length) })
+	return f.zero(p, zeroed, grown, func() error { return f.below.Allocate(mode, off, length, uid) })
 }
 
 // zero is an Allocate that zeroes two ranges, in this order. The caller holds m.mu.

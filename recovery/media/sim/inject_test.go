@@ -143,7 +143,7 @@ func TestConcurrent(t *testing.T) {
 				for range 3 { // short or EFAULT, then EIO
 					_, _ = f.Pread(make([]byte, page), off) // what it says is for other tests
 				}
-				if n, err := f.Pwrite(fill(page), off); n != page || err != nil {
+				if n, err := f.Pwrite(fill(page), off, 0); n != page || err != nil {
 					t.Errorf("write = %d, %v", n, err)
 				}
 				if n, err := f.Pread(make([]byte, page), off); n != page || err != nil {

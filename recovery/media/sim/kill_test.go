@@ -115,7 +115,7 @@ func victim(dir string) error {
 			continue
 		}
 		fmt.Println(p, "writing")
-		if n, err := f.Pwrite(bytes.Repeat([]byte{byte(i)}, page), at.Off); n != page || err != nil {
+		if n, err := f.Pwrite(bytes.Repeat([]byte{byte(i)}, page), at.Off, 0); n != page || err != nil {
 			return fmt.Errorf("write: %d, %w", n, err)
 		}
 		fmt.Println(p, "written")

@@ -131,7 +131,7 @@ func (o *oracle) write(r ranges.Range) {
 	for i := range data {
 		data[i] = byte(o.random.Uint32())
 	}
-	n, err := o.f.Pwrite(data, r.Off)
+	n, err := o.f.Pwrite(data, r.Off, 0)
 	if (err != nil || int64(n) < r.Len) && !o.excused(r, unix.EIO) {
 		o.t.Fatalf("step %d: write %v = %d, %v with poison %v", o.step, r, n, err, o.bad())
 	}
@@ -157,7 +157,7 @@ func (o *oracle) truncate(size int64) {
 
 func (o *oracle) allocate(r ranges.Range, mode int) {
 	flags := []uint32{0, keepSize, punch, zero}[mode]
-	if err := o.f.Allocate(flags, r.Off, r.Len); err != nil {
+	if err := o.f.Allocate(flags, r.Off, r.Len, 0); err != nil {
 		if !o.excused(r, err) {
 			o.t.Fatalf("step %d: fallocate %#x %v: %v with poison %v", o.step, flags, r, err, o.bad())
 		}

@@ -132,7 +132,7 @@ type step struct {
 }
 
 func write(off, n int64) func(media.File) (int, error) {
-	return func(f media.File) (int, error) { return f.Pwrite(fill(n), off) }
+	return func(f media.File) (int, error) { return f.Pwrite(fill(n), off, 0) }
 }
 
 func read(off, n int64) func(media.File) (int, error) {
@@ -144,7 +144,7 @@ func truncate(size int64) func(media.File) (int, error) {
 }
 
 func allocate(mode uint32, off, n int64) func(media.File) (int, error) {
-	return func(f media.File) (int, error) { return 0, f.Allocate(mode, off, n) }
+	return func(f media.File) (int, error) { return 0, f.Allocate(mode, off, n, 0) }
 }
 
 const (
@@ -248,10 +248,10 @@ func TestKnownPoisonDAX518(t *testing.T) {
 		{name: "PUNCH_HOLE page", do: allocate(punch, page, page)},
 		{name: "ZERO_RANGE page", do: allocate(zero|keepSize, page, page)},
 		{name: "punch, then write", do: func(f media.File) (int, error) {
-			if err := f.Allocate(punch, page, page); err != nil {
+			if err := f.Allocate(punch, page, page, 0); err != nil {
 				return 0, err
 			}
-			return f.Pwrite(fill(512), page)
+			return f.Pwrite(fill(512), page, 0)
 		}, n: 512},
 	})
 }
@@ -281,12 +281,12 @@ func TestEarlierExtentComesBack(t *testing.T) {
 	b.wantRead(page, extentSize+page, extentSize-page, nil) // ends where the next extent begins
 	b.wantRead(extentSize, page, page, nil)
 	b.wantRead(extentSize, 2*page, 0, unix.EIO)
-	if n, err := b.f.Pwrite(fill(extentSize+page+1), 0); n != extentSize+page || err != nil {
+	if n, err := b.f.Pwrite(fill(extentSize+page+1), 0, 0); n != extentSize+page || err != nil {
 		t.Fatalf("write = %d, %v; want all up to the bad page", n, err)
 	}
 	old := newBench(t, DAX518, extentSize+2*page)
 	old.inject(extentSize+page, 64, false)
-	if n, err := old.f.Pwrite(fill(extentSize+page+1), 0); n != extentSize || err != nil {
+	if n, err := old.f.Pwrite(fill(extentSize+page+1), 0, 0); n != extentSize || err != nil {
 		t.Fatalf("%s: write = %d, %v; want the first extent", DAX518, n, err)
 	}
 }
@@ -343,13 +343,13 @@ func TestLatent(t *testing.T) {
 	t.Run("dax: a write does not see it, and does not end it", func(t *testing.T) {
 		b := newBench(t, DAX, 3*page)
 		b.inject(bad, 1, true)
-		if n, err := b.f.Pwrite(fill(page), page); n != page || err != nil {
+		if n, err := b.f.Pwrite(fill(page), page, 0); n != page || err != nil {
 			t.Fatalf("write = %d, %v", n, err)
 		}
 		b.wantRead(page, page, line-page, nil)
 		b.restart(DAX)
 		b.wantRead(line, 1, 0, unix.EIO) // touched before, and the checksum followed the write
-		if n, err := b.f.Pwrite(fill(page), page); n != page || err != nil {
+		if n, err := b.f.Pwrite(fill(page), page, 0); n != page || err != nil {
 			t.Fatalf("write over known poison = %d, %v", n, err)
 		}
 		b.wantRead(0, 3*page, 3*page, nil)
@@ -358,10 +358,10 @@ func TestLatent(t *testing.T) {
 		b := newBench(t, DAX, 3*page)
 		b.inject(bad, 1, true)
 		b.wantRead(0, 3*page, line, nil)
-		if _, err := b.f.Pwrite(fill(10), page); !errors.Is(err, unix.EFAULT) {
+		if _, err := b.f.Pwrite(fill(10), page, 0); !errors.Is(err, unix.EFAULT) {
 			t.Fatalf("part-page write: %v", err)
 		}
-		if n, err := b.f.Pwrite(fill(page), page); n != page || err != nil {
+		if n, err := b.f.Pwrite(fill(page), page, 0); n != page || err != nil {
 			t.Fatalf("page write = %d, %v", n, err)
 		}
 		b.wantRead(0, 3*page, 3*page, nil)
@@ -369,7 +369,7 @@ func TestLatent(t *testing.T) {
 	t.Run("line: a write of the whole line ends it", func(t *testing.T) {
 		b := newBench(t, Line, 3*page)
 		b.inject(bad, 1, true)
-		if n, err := b.f.Pwrite(fill(64), line); n != 64 || err != nil {
+		if n, err := b.f.Pwrite(fill(64), line, 0); n != 64 || err != nil {
 			t.Fatalf("write = %d, %v", n, err)
 		}
 		b.wantRead(0, 3*page, 3*page, nil)

@@ -91,7 +91,7 @@ func TestKilledBeforeTheRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := b.f.Pwrite(fill(page), page); n != page || err != nil {
+	if n, err := b.f.Pwrite(fill(page), page, 0); n != page || err != nil {
 		t.Fatalf("write = %d, %v", n, err)
 	}
 	if err := os.WriteFile(b.store, before, 0o600); err != nil {
@@ -170,7 +170,7 @@ func TestCompaction(t *testing.T) {
 	last := kept.ID
 	for range 2 * compactAbove {
 		last = b.inject(page, 64, false).ID
-		if n, err := b.f.Pwrite(fill(page), page); n != page || err != nil {
+		if n, err := b.f.Pwrite(fill(page), page, 0); n != page || err != nil {
 			t.Fatalf("write = %d, %v", n, err)
 		}
 	}
@@ -200,7 +200,7 @@ func TestFullStateDisk(t *testing.T) {
 	}
 	defer full.Close()
 	b.m.store.file = full
-	if n, err := b.f.Pwrite(fill(page), page); n != page || err != nil {
+	if n, err := b.f.Pwrite(fill(page), page, 0); n != page || err != nil {
 		t.Fatalf("I/O must go on: %d, %v", n, err)
 	}
 	b.m.store.file = good
