@@ -2,6 +2,7 @@ package fs
 
 import (
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -10,11 +11,12 @@ import (
 // GetAttr answers stat.
 func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	var st unix.Statx_t
-	if err := f.stat(in.NodeId, in.Fh(), in.Flags()&fuse.FUSE_GETATTR_FH != 0, &st); err != nil {
+	timeout, err := f.stat(in.NodeId, in.Fh(), in.Flags()&fuse.FUSE_GETATTR_FH != 0, &st)
+	if err != nil {
 		return status(err)
 	}
-	out.SetTimeout(f.config.AttrTimeout)
-	fillAttr(&out.Attr, &st)
+	out.SetTimeout(timeout)
+	f.fillAttr(&out.Attr, &st)
 	return fuse.OK
 }
 
@@ -22,25 +24,28 @@ func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) f
 // of birth.
 func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	var st unix.Statx_t
-	if err := f.stat(in.NodeId, in.Fh, in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0, &st); err != nil {
+	timeout, err := f.stat(in.NodeId, in.Fh, in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0, &st)
+	if err != nil {
 		return status(err)
 	}
-	out.SetTimeout(f.config.AttrTimeout)
+	out.SetTimeout(timeout)
+	st.Ino = f.number(keyOf(&st))
 	out.FromStatx(&st)
 	return fuse.OK
 }
 
-func (f *FS) stat(id, fh uint64, byHandle bool, st *unix.Statx_t) error {
+// stat asks for attributes, and says how long they may be kept.
+func (f *FS) stat(id, fh uint64, byHandle bool, st *unix.Statx_t) (time.Duration, error) {
 	n, fd, done, err := f.target(id, fh, byHandle)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer done()
 	if err := n.stat(fd, st); err != nil {
-		return err
+		return 0, err
 	}
 	n.notice(st)
-	return nil
+	return f.attrTimeout(n), nil
 }
 
 // target is the inode that a request is about, and a descriptor of it, which
@@ -80,8 +85,8 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 		return status(err)
 	}
 	n.notice(&st)
-	out.SetTimeout(f.config.AttrTimeout)
-	fillAttr(&out.Attr, &st)
+	out.SetTimeout(f.attrTimeout(n))
+	f.fillAttr(&out.Attr, &st)
 	return fuse.OK
 }
 
@@ -91,6 +96,9 @@ const attributes = fuse.FATTR_SIZE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATT
 func (f *FS) setAttr(n *inode, fd int, in *fuse.SetAttrIn) error {
 	if in.Valid&(fuse.FATTR_KILL_SUIDGID|attributes) == 0 {
 		// What is left of a wish to drop privileges: see privs.go.
+		if err := f.mayDropPrivs(n, fd, &in.Caller); err != nil {
+			return err
+		}
 		in.Valid |= fuse.FATTR_KILL_SUIDGID
 		n.privileged()
 	}
@@ -156,7 +164,7 @@ func (f *FS) truncate(n *inode, fd int, size int64, in *fuse.SetAttrIn) error {
 	}
 	own, _, err := f.reopen(fd, unix.O_WRONLY)
 	if err != nil {
-		return err
+		return f.reachable(n, err)
 	}
 	err = f.engine.Open(n.recovery(f.engine, own), own).Truncate(size, who)
 	if e := unix.Close(own); err == nil {

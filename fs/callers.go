@@ -40,6 +40,7 @@ type identity struct {
 // (quotas, reserved blocks).
 type callers struct {
 	privileged bool
+	own        identity // of all other threads
 	jobs       chan job // closed by close, which stops the threads
 	threads    sync.WaitGroup
 }
@@ -59,7 +60,12 @@ func newCallers() (*callers, error) {
 		return nil, err
 	}
 	needed := bits(unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_SETGID, unix.CAP_SETUID)
+	own, err := ownIdentity()
+	if err != nil {
+		return nil, err
+	}
 	c := &callers{
+		own:        own,
 		privileged: unix.Geteuid() == 0 && caps.effective&needed == needed,
 		jobs:       make(chan job),
 	}
@@ -82,11 +88,59 @@ func (c *callers) close() {
 	c.threads.Wait()
 }
 
+// making runs call as who, for a new object in the directory open at dir. mode is what the
+// object is to have before the umask, and call is told what to ask for.
+func (c *callers) making(who identity, dir int, mode uint32, call func(mode uint32) error) error {
+	if asked, ok := c.ownWay(who, dir, mode); ok {
+		return again(func() error { return call(asked) })
+	}
+	return c.as(who, func() error { return call(mode) })
+}
+
+// ownWay reports whether this thread can make the object just as the caller would, which saves
+// the change to another one, the most costly part of it all: who has the daemon's ids, and
+// the daemon's umask takes nothing from what the caller's leaves. Where the directory has a
+// default ACL umasks do not count.
+func (c *callers) ownWay(who identity, dir int, mode uint32) (asked uint32, ok bool) {
+	if c.privileged && (who.uid != c.own.uid || who.gid != c.own.gid) {
+		return 0, false
+	}
+	asked = mode &^ who.umask
+	if asked&c.own.umask != 0 || asked != mode && hasDefaultACL(dir) {
+		return 0, false
+	}
+	return asked, true
+}
+
+func hasDefaultACL(dir int) bool {
+	_, err := unix.Getxattr(procPath(dir), "system.posix_acl_default", nil)
+	return !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP)
+}
+
 // as runs call with the identity who.
 func (c *callers) as(who identity, call func() error) error {
 	done := make(chan error, 1)
 	c.jobs <- job{who, call, done}
 	return <-done
+}
+
+// ownIdentity is that of the process, which nobody changes.
+func ownIdentity() (identity, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return identity{}, err
+	}
+	who := identity{uid: uint32(unix.Geteuid()), gid: uint32(unix.Getegid()), umask: 0777}
+	for line := range strings.Lines(string(status)) {
+		if word, ok := strings.CutPrefix(line, "Umask:"); ok { // Linux 4.7
+			umask, err := strconv.ParseUint(strings.TrimSpace(word), 8, 12)
+			if err != nil {
+				return identity{}, err
+			}
+			who.umask = uint32(umask)
+		}
+	}
+	return who, nil
 }
 
 // thread never unlocks: its thread ends with it and runs nothing else.

@@ -110,7 +110,10 @@ func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList)
 	if err != nil {
 		return status(err)
 	}
-	return status(h.dir.each(in.Offset, out.AddDirEntry))
+	return status(h.dir.each(in.Offset, func(e fuse.DirEntry) bool {
+		e.Ino = f.number(key{h.n.key.dev, e.Ino})
+		return out.AddDirEntry(e)
+	}))
 }
 
 // ReadDirPlus lists names and looks each of them up, as the kernel would do
@@ -121,6 +124,7 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 		return status(err)
 	}
 	return status(h.dir.each(in.Offset, func(e fuse.DirEntry) bool {
+		e.Ino = f.number(key{h.n.key.dev, e.Ino})
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil {
 			return false

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -189,30 +188,4 @@ func TestConcurrency(t *testing.T) {
 	}
 	m.forgetAll()
 	eventually(t, "the kernel forgets all but the root", func() bool { return m.stats().Inodes == 1 && m.stats().Handles == 0 })
-}
-
-// TestHandles: a file handle made on the mount opens the file while the
-// kernel knows it, and never another one.
-func TestHandles(t *testing.T) {
-	m := mountNew(t, serveConfig{Timeout: time.Second})
-	write(t, m.path("f"), "x")
-	h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, m.path("f"), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	mnt, err := unix.Open(m.mnt, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(mnt)
-	fd, err := unix.OpenByHandleAt(mnt, h, unix.O_RDONLY)
-	if err != nil {
-		t.Fatalf("of a file that the kernel knows: %v", err)
-	}
-	unix.Close(fd)
-	m.forgetAll()
-	eventually(t, "the kernel forgets the file", func() bool { return m.stats().Inodes == 1 })
-	if _, err := unix.OpenByHandleAt(mnt, h, unix.O_RDONLY); !errors.Is(err, syscall.ESTALE) {
-		t.Errorf("of a forgotten file: %v", err)
-	}
 }

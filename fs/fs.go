@@ -11,8 +11,15 @@
 // There is one inode per file that the kernel knows, keyed by (device, inode)
 // in a table that belongs to the mount. It holds an O_PATH descriptor. When
 // descriptors run short, those of idle inodes are closed, least recently used
-// first, and opened again through file handles (see table). Node ids are a
-// counter and never used twice.
+// first, and opened again through file handles (see table). Node id and
+// generation are the backing's inode number and generation where file handles
+// can be made of these (ext4, XFS), so that file handles of the mount last over
+// FORGET and a new mount; elsewhere they are stale once the kernel forgot the
+// file (see export).
+//
+// A root that is a clone of the backing's mount hides what is mounted below
+// it; one that is only held by its directory crosses into that. All that is not
+// on the root's device has inode numbers of its own (see FS.number).
 //
 // # Whose files
 //
@@ -37,11 +44,12 @@
 //
 // FLUSH is not asked for: close(2) on the filesystems we serve reports
 // nothing that fsync(2) does not. Nothing here waits for anything but the
-// backing filesystem, whose calls can't be interrupted, so the cancel
-// channels of requests are not looked at.
+// backing filesystem, whose calls can't be interrupted, so handlers do not
+// look at the cancel channels of requests. Callers can be killed all the same:
+// see Answer.
 //
-// Locks are left to the kernel. ioctls are an allow-list of harmless questions:
-// the daemon would run anything else with its own rights.
+// Locks are left to the kernel. ioctls are an allow-list (flags and projects),
+// carried out as the caller: the daemon would run anything else with its own rights.
 package fs
 
 import (
@@ -72,8 +80,12 @@ type Config struct {
 	// mount (it is over-mounted): page caches are never dropped on suspicion.
 	Exclusive bool
 
+	Protect  Protect // other than ProtectFull takes CAP_SYS_ADMIN; see CheckPassthrough
 	ReadOnly bool
 	NoAtime  bool // reads leave access times alone, for as far as the daemon may
+	// StrictAtime says that every read moves the access time (the options of
+	// Root's mount see to that): then it may not come from pages kept over an open.
+	StrictAtime bool
 
 	// MaxFds bounds the descriptors used for inodes and open files together;
 	// open files have precedence. 0: RLIMIT_NOFILE less a reserve.
@@ -91,6 +103,8 @@ type FS struct {
 	callers    *callers
 	generation uint64
 	server     atomic.Pointer[fuse.Server]
+	refused    atomic.Uint64 // opens that the kernel would not serve by passthrough
+	killable   *killable     // what Answer gave
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -101,6 +115,10 @@ func New(c Config) (*FS, error) {
 	callers, err := newCallers()
 	if err != nil {
 		return nil, fmt.Errorf("preparing to act for callers: %w", err)
+	}
+	if c.Protect != ProtectFull && !callers.privileged {
+		callers.close()
+		return nil, ErrUnprivileged
 	}
 	table, err := newTable(c.Root, c.MaxFds)
 	if err != nil {
@@ -114,9 +132,9 @@ func New(c Config) (*FS, error) {
 		table:         table,
 		handles:       handles{open: map[uint64]*handle{}},
 		callers:       callers,
-		// Node ids start again with each mount: the generation keeps file
-		// handles of an earlier mount from naming other files. The kernel
-		// keeps 32 bits of it.
+		// Counted node ids start again with each mount: the generation keeps
+		// file handles of an earlier mount from naming other files. The
+		// kernel keeps 32 bits of it.
 		generation: uint64(rand.Uint32()),
 	}, nil
 }
@@ -124,6 +142,10 @@ func New(c Config) (*FS, error) {
 // MountOptions are the options that this filesystem needs to be right. The
 // caller adds names, AllowOther and the way of mounting.
 func (f *FS) MountOptions() *fuse.MountOptions {
+	var disabled uint64
+	if f.config.Protect == ProtectFull {
+		disabled = fuse.CAP_PASSTHROUGH
+	}
 	return &fuse.MountOptions{
 		Options:       []string{"default_permissions"},
 		EnableAcl:     true,
@@ -135,7 +157,8 @@ func (f *FS) MountOptions() *fuse.MountOptions {
 		ExplicitDataCacheControl: f.config.Exclusive,
 		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK |
 			fuse.CAP_SETXATTR_EXT | fuse.CAP_EXPORT_SUPPORT,
-		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+		MaxStackDepth:        1, // of filesystems, where there is passthrough: this one over one that stands alone
+		DisabledCapabilities: disabled,
 	}
 }
 
@@ -174,6 +197,9 @@ type Stats struct {
 	Inodes  int `json:"inodes"`  // files known to the kernel, the root included
 	Handles int `json:"handles"` // open files and directories
 	Fds     int `json:"fds"`     // descriptors for both
+	// Requests whose callers were killed and that still wait for the backing
+	// filesystem.
+	Abandoned int `json:"abandoned"`
 }
 
 // Stats may be called at any time.
@@ -181,14 +207,16 @@ func (f *FS) Stats() Stats {
 	s := f.table.stats()
 	s.Handles = f.handles.count()
 	s.Fds += s.Handles
+	s.Abandoned = f.killable.abandoned()
 	return s
 }
 
 // Close releases all descriptors and threads. Call it once, when the last
 // request has been answered.
 func (f *FS) Close() error {
+	err := f.killable.close()
 	f.callers.close()
-	return errors.Join(f.handles.close(), f.table.close())
+	return errors.Join(err, f.handles.close(), f.table.close())
 }
 
 // status is the one place where errors become replies.

@@ -39,9 +39,12 @@ type serveConfig struct {
 	Backing, Mountpoint string
 	State               string
 	Exclusive, ReadOnly bool
-	NoAtime, Tmpfs      bool
+	NoAtime             bool
+	FS                  string // of the backing: tmpfs, or ext4, xfs or btrfs on a loop device; the temporary directory's if empty
+	Below               string // the directory of it that is served, if not the root
 	User                uint32 // who serves, if not root
 	MaxFds              int
+	Protect             Protect
 	Timeout             time.Duration
 }
 
@@ -78,7 +81,7 @@ func serve(text string) error {
 	}
 	f, err := New(Config{
 		Root: root, Engine: engine, AttrTimeout: c.Timeout, EntryTimeout: c.Timeout,
-		Exclusive: c.Exclusive, ReadOnly: c.ReadOnly, NoAtime: c.NoAtime, MaxFds: c.MaxFds,
+		Exclusive: c.Exclusive, ReadOnly: c.ReadOnly, NoAtime: c.NoAtime, MaxFds: c.MaxFds, Protect: c.Protect,
 	})
 	if err != nil {
 		return err
@@ -103,6 +106,11 @@ func serve(text string) error {
 	go server.Serve() // ends with the mount
 	if err := server.WaitMount(); err != nil {
 		return err
+	}
+	if c.Protect != ProtectFull {
+		if err := f.CheckPassthrough(); err != nil {
+			return err
+		}
 	}
 	fmt.Println("ready")
 	err = answer(f)
@@ -166,6 +174,8 @@ func answer(f *FS) error {
 type mounted struct {
 	t            *testing.T
 	backing, mnt string
+	config       serveConfig
+	cmd          *exec.Cmd // nil: not mounted
 	pid          int
 	in           *os.File
 	out          *bufio.Scanner
@@ -187,19 +197,48 @@ func mountNew(t *testing.T, c serveConfig) *mounted {
 			t.Fatal(err)
 		}
 	}
-	if c.Tmpfs {
-		if err := unix.Mount("mendfstest", m.backing, "tmpfs", 0, ""); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := unix.Unmount(m.backing, 0); err != nil {
-				t.Error(err)
-			}
-		})
+	if c.FS != "" {
+		mountFS(t, c.FS, m.backing)
+	}
+	if c.Below != "" {
+		m.backing = filepath.Join(m.backing, c.Below)
+		mkdir(t, m.backing)
 	}
 	c.Backing, c.Mountpoint = m.backing, m.mnt
 	m.start(c)
 	return m
+}
+
+// mountFS mounts a new filesystem until the test ends.
+func mountFS(t *testing.T, kind, at string) {
+	t.Helper()
+	var err error
+	if kind == "tmpfs" {
+		err = unix.Mount("mendfstest", at, kind, 0, "")
+	} else {
+		image := filepath.Join(newDir(t), "image")
+		const size = 320 << 20 // the least that mkfs.xfs takes is 300 MiB; most of it is a hole
+		if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size)); err != nil {
+			t.Fatal(err)
+		}
+		run(t, "mkfs."+kind, "-q", image)
+		run(t, "mount", "-o", "loop", "-t", kind, image, at)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(at, 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func run(t *testing.T, program string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
+	}
 }
 
 func newDir(t *testing.T) string {
@@ -253,15 +292,28 @@ func (m *mounted) start(c serveConfig) {
 	}
 	inR.Close()
 	m.in, m.out, m.pid = inW, bufio.NewScanner(out), cmd.Process.Pid
-	m.t.Cleanup(func() { m.stop(cmd) })
+	m.config, m.cmd = c, cmd
+	m.t.Cleanup(m.stop)
 	if line := m.line(); line != "ready" {
 		m.t.Fatalf("the serving process says %q", line)
 	}
 }
 
+// again unmounts, and mounts in a new process.
+func (m *mounted) again() {
+	m.t.Helper()
+	m.stop()
+	m.start(m.config)
+}
+
 // stop unmounts and waits; a process that hangs is killed, which ends the
 // requests that wait for it.
-func (m *mounted) stop(cmd *exec.Cmd) {
+func (m *mounted) stop() {
+	cmd := m.cmd
+	if cmd == nil {
+		return
+	}
+	m.cmd = nil
 	err := unix.Unmount(m.mnt, 0)
 	for try := 0; err == unix.EBUSY && try < 20; try++ { // releases are asynchronous
 		time.Sleep(50 * time.Millisecond)

@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,21 +22,25 @@ func keyOf(st *unix.Statx_t) key {
 
 // inode is a file that the kernel knows.
 type inode struct {
-	key  key
-	id   uint64 // the kernel's name for it
-	kind uint32 // S_IFMT bits
+	key        key
+	id         uint64 // the kernel's name for it
+	kind       uint32 // S_IFMT bits
+	generation uint32 // the backing's, if exported
+	exported   bool   // its handle can be made of inode number and generation
 
 	// Guarded by table.mu; fd stays as it is while the inode is acquired.
-	fd         int // O_PATH, or -1
 	keep       bool
+	fromHandle bool   // fd was opened by a handle: the backing kernel may know no name of the file
 	pins       int32  // requests that use fd
 	users      int32  // those, and open handles
+	fd         int    // O_PATH, or -1
 	lookups    uint64 // what the kernel will forget
 	handle     *unix.FileHandle
 	prev, next *inode
 
-	rec   atomic.Pointer[recovery.Inode] // made on first use
-	plain atomic.Bool                    // neither setuid, setgid nor capabilities since the last look
+	rec    atomic.Pointer[recovery.Inode] // made on first use
+	passed atomic.Pointer[passage]        // made on first open, where there is passthrough
+	plain  atomic.Bool                    // neither setuid, setgid nor capabilities since the last look
 
 	mu   sync.Mutex // guards making rec, setting plain, and:
 	seen version
@@ -65,11 +71,24 @@ func (n *inode) stat(fd int, st *unix.Statx_t) error {
 	return statx(fd, st)
 }
 
+// reachable is the error for err, with which opening or linking n failed.
+// Landlock refuses (EACCES, EXDEV) a file of which the backing kernel has no name
+// in its cache, as it can be when the descriptor came from a handle. With ESTALE
+// the kernel looks the file up by name and tries once more (retry_estale, Linux
+// 6.18), which gives the inode a descriptor with a name (see table.enter).
+func (f *FS) reachable(n *inode, err error) error {
+	refused := errors.Is(err, unix.EACCES) || errors.Is(err, unix.EXDEV)
+	if refused && f.callers.privileged && f.table.nameless(n) {
+		return fmt.Errorf("%w, after %w", unix.ESTALE, err)
+	}
+	return err
+}
+
 // version changes whenever the content of a file does.
 type version struct {
 	sec  int64
-	nsec uint32
 	size uint64
+	nsec uint32
 }
 
 // unchanged reports whether the file is the same as when it was asked last,
@@ -77,7 +96,7 @@ type version struct {
 // opens a file after it was changed in the backing directory sees the change;
 // who has it open, after the attribute timeout (AUTO_INVAL_DATA).
 func (n *inode) unchanged(st *unix.Statx_t) bool {
-	now := version{st.Ctime.Sec, st.Ctime.Nsec, st.Size}
+	now := version{sec: st.Ctime.Sec, nsec: st.Ctime.Nsec, size: st.Size}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	same := n.seen == now
@@ -96,9 +115,10 @@ func statx(fd int, st *unix.Statx_t) error {
 // included, for calls that take no O_PATH descriptor.
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-func fillAttr(out *fuse.Attr, st *unix.Statx_t) {
+// fillAttr says what the kernel is told of attributes.
+func (f *FS) fillAttr(out *fuse.Attr, st *unix.Statx_t) {
 	*out = fuse.Attr{
-		Ino:       st.Ino,
+		Ino:       f.number(keyOf(st)),
 		Size:      st.Size,
 		Blocks:    st.Blocks,
 		Atime:     uint64(st.Atime.Sec),
@@ -113,4 +133,23 @@ func fillAttr(out *fuse.Attr, st *unix.Statx_t) {
 		Rdev:      uint32(unix.Mkdev(st.Rdev_major, st.Rdev_minor)),
 		Blksize:   st.Blksize,
 	}
+}
+
+// number is the inode number that applications see: all files of the mount
+// have one device number, so files of other devices than the root's (mounts
+// below it that are crossed, subvolumes of btrfs) get numbers of their own, which
+// stay as long as the device has its number.
+func (f *FS) number(k key) uint64 {
+	if k.dev == f.table.rootKey.dev {
+		return k.ino
+	}
+	return counted | mix(mix(k.dev)+k.ino)
+}
+
+// mix spreads x over 64 bits (the finalizer of SplitMix64).
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
 }

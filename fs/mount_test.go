@@ -2,7 +2,6 @@ package fs
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -72,42 +71,6 @@ func TestRenameRace(t *testing.T) {
 	if wrong > 0 || exchanges < 100 {
 		t.Errorf("%d of 2000 changes went to the wrong file during %d exchanges", wrong, exchanges)
 	}
-}
-
-// TestIoctl: harmless questions are answered, the rest never reaches the
-// backing filesystem, which would take the daemon for the one who asks.
-func TestIoctl(t *testing.T) {
-	m := mountNew(t, serveConfig{Timeout: time.Second})
-	write(t, m.path("f"), "x")
-	mkdir(t, m.path("d"))
-	const list = `lsattr -d f d; lsattr -pd f d`
-	if got, want := sh(t, m.mnt, root, list), sh(t, m.backing, root, list); got != want || len(got) < 20 {
-		t.Errorf("lsattr: %q, want %q", got, want)
-	}
-	for _, c := range []struct {
-		name string
-		cmd  uint
-	}{
-		{"EXT4_IOC_SHUTDOWN", 0x8004587d}, {"FITRIM", 0xc0185879}, {"FS_IOC_SETVERSION", 0x40087602}, {"FIFREEZE", 0xc0045877}, {"FIBMAP+_IOWR", 0xc0406601},
-	} {
-		for _, path := range []string{"f", "d"} {
-			fd, err := unix.Open(m.path(path), unix.O_RDONLY, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := unix.IoctlSetPointerInt(fd, c.cmd, 0); !errors.Is(err, unix.ENOTTY) && !errors.Is(err, unix.EOPNOTSUPP) {
-				t.Errorf("%s on %s: %v", c.name, path, err)
-			}
-			unix.Close(fd)
-		}
-	}
-	if got := sh(t, m.mnt, root, `lsattr -v f`); !strings.Contains(got, "Inappropriate ioctl") {
-		t.Errorf("lsattr -v: %q", got)
-	}
-	if got := sh(t, m.mnt, root, `chattr +i f`); !strings.Contains(got, "Operation not supported") {
-		t.Errorf("chattr: %q", got)
-	}
-	write(t, m.path("g"), "alive")
 }
 
 func TestAppendOnlyFile(t *testing.T) {

@@ -9,34 +9,34 @@ import (
 
 // Mkdir makes a directory.
 func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(in.NodeId, name, out, maker(&in.Caller, in.Umask, in.Mode|unix.S_IFDIR), func(dir int) error {
-		return unix.Mkdirat(dir, name, in.Mode&07777)
+	return f.make(in.NodeId, name, out, maker(&in.Caller, in.Umask, in.Mode|unix.S_IFDIR), in.Mode&07777, func(dir int, mode uint32) error {
+		return unix.Mkdirat(dir, name, mode)
 	})
 }
 
 // Mknod makes fifos, sockets, devices and, for mknod(2), files.
 func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(in.NodeId, name, out, maker(&in.Caller, in.Umask, in.Mode), func(dir int) error {
-		return unix.Mknodat(dir, name, in.Mode, int(in.Rdev))
+	return f.make(in.NodeId, name, out, maker(&in.Caller, in.Umask, in.Mode), in.Mode, func(dir int, mode uint32) error {
+		return unix.Mknodat(dir, name, mode, int(in.Rdev))
 	})
 }
 
 // Symlink makes a symbolic link.
 func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(in.NodeId, name, out, maker(&in.Caller, 0, 0), func(dir int) error {
+	return f.make(in.NodeId, name, out, maker(&in.Caller, 0, 0), 0, func(dir int, _ uint32) error {
 		return unix.Symlinkat(target, dir, name)
 	})
 }
 
 // make runs call, which makes name in a directory, as who, and tells the
 // kernel of the new object.
-func (f *FS) make(id uint64, name string, out *fuse.EntryOut, who identity, call func(dir int) error) fuse.Status {
+func (f *FS) make(id uint64, name string, out *fuse.EntryOut, who identity, mode uint32, call func(dir int, mode uint32) error) fuse.Status {
 	dir, err := f.change(id, name)
 	if err != nil {
 		return status(err)
 	}
 	defer f.table.release(dir)
-	if err := f.callers.as(who, func() error { return call(dir.fd) }); err != nil {
+	if err := f.callers.making(who, dir.fd, mode, func(mode uint32) error { return call(dir.fd, mode) }); err != nil {
 		return status(err)
 	}
 	return status(f.lookup(dir.fd, name, out))
@@ -60,7 +60,7 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 		return unix.Linkat(unix.AT_FDCWD, procPath(n.fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
 	})
 	if err != nil {
-		return status(err)
+		return status(f.reachable(n, err))
 	}
 	return status(f.tell(n, out))
 }

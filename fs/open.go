@@ -17,6 +17,7 @@ type handle struct {
 	file    *recovery.File // nil for directories
 	writes  bool
 	appends bool       // fd is O_APPEND, for append-only files
+	service service    // cached, where there is no passthrough
 	dir     *dirStream // nil for files
 }
 
@@ -95,30 +96,44 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	}
 	fd, appends, err := f.reopen(n.fd, in.Flags)
 	if err != nil {
-		return status(err)
+		return status(f.reachable(n, err))
 	}
-	keep := f.config.Exclusive
-	if !keep {
-		var st unix.Statx_t
-		keep = n.stat(fd, &st) == nil && n.unchanged(&st)
-	}
-	if keep {
+	if f.keepsCache(n, fd) {
 		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 	}
 	if writes {
 		n.privileged() // for all we know
 	}
-	f.opened(n, fd, writes, appends, out)
-	return fuse.OK
+	return status(f.opened(&handle{n: n, fd: fd, writes: writes, appends: appends}, in.Flags, &in.Caller, out))
 }
 
-// opened makes a handle of fd, which it takes over.
-func (f *FS) opened(n *inode, fd int, writes, appends bool, out *fuse.OpenOut) {
-	h := &handle{n: n, fd: fd, writes: writes, appends: appends}
-	h.file = f.engine.Open(n.recovery(f.engine, fd), fd)
-	f.table.hold(n)
+// keepsCache reports whether the kernel may keep the pages it has of n, open at
+// fd: nobody can have changed the file since. Passthrough changes it past them.
+func (f *FS) keepsCache(n *inode, fd int) bool {
+	switch {
+	case f.config.Protect != ProtectFull, f.config.StrictAtime:
+		return false
+	case f.config.Exclusive:
+		return true
+	}
+	var st unix.Statx_t
+	return n.stat(fd, &st) == nil && n.unchanged(&st)
+}
+
+// opened gives the kernel the handle h, for an open with flags by c. It takes
+// h.fd over.
+func (f *FS) opened(h *handle, flags uint32, c *fuse.Caller, out *fuse.OpenOut) error {
+	h.file = f.engine.Open(h.n.recovery(f.engine, h.fd), h.fd)
+	if f.config.Protect != ProtectFull {
+		if err := f.pass(h, flags, c, out); err != nil {
+			_ = unix.Close(h.fd) // nothing was done with it
+			return err
+		}
+	}
+	f.table.hold(h.n)
 	out.Fh = f.handles.add(h)
 	out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	return nil
 }
 
 // kept are the flags of an application's open that mean something below.
@@ -176,8 +191,8 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 		return status(err)
 	}
 	defer f.table.release(dir)
-	err = f.create(in, out, func(flags int) (int, error) {
-		return unix.Openat(dir.fd, name, flags|unix.O_CREAT|unix.O_EXCL, in.Mode&07777)
+	err = f.create(in, dir.fd, out, func(flags int, mode uint32) (int, error) {
+		return unix.Openat(dir.fd, name, flags|unix.O_CREAT|unix.O_EXCL, mode)
 	})
 	if errors.Is(err, unix.EEXIST) && in.Flags&unix.O_EXCL == 0 {
 		err = unix.ESTALE
@@ -195,18 +210,18 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 		return status(err)
 	}
 	defer f.table.release(dir)
-	return status(f.create(in, out, func(flags int) (int, error) {
+	return status(f.create(in, dir.fd, out, func(flags int, mode uint32) (int, error) {
 		// O_EXCL: it may never be given a name.
 		flags |= unix.O_TMPFILE | int(in.Flags&unix.O_EXCL)
-		return unix.Open(procPath(dir.fd), flags, in.Mode&07777)
+		return unix.Open(procPath(dir.fd), flags, mode)
 	}))
 }
 
 // create opens a new file as the caller and tells the kernel of it.
-func (f *FS) create(in *fuse.CreateIn, out *fuse.CreateOut, open func(flags int) (int, error)) error {
+func (f *FS) create(in *fuse.CreateIn, dir int, out *fuse.CreateOut, open func(flags int, mode uint32) (int, error)) error {
 	var fd int
-	err := f.callers.as(maker(&in.Caller, in.Umask, in.Mode), func() (err error) {
-		fd, err = open(unix.O_RDWR | unix.O_CLOEXEC | int(in.Flags&kept))
+	err := f.callers.making(maker(&in.Caller, in.Umask, in.Mode), dir, in.Mode&07777, func(mode uint32) (err error) {
+		fd, err = open(unix.O_RDWR|unix.O_CLOEXEC|int(in.Flags&kept), mode)
 		return err
 	})
 	if err != nil {
@@ -218,7 +233,11 @@ func (f *FS) create(in *fuse.CreateIn, out *fuse.CreateOut, open func(flags int)
 		return err
 	}
 	defer f.table.release(n)
-	f.opened(n, fd, true, false, &out.OpenOut)
+	if err := f.opened(&handle{n: n, fd: fd, writes: true}, in.Flags, &in.Caller, &out.OpenOut); err != nil {
+		f.table.forget(n.id, 1)
+		return err
+	}
+	out.SetAttrTimeout(f.attrTimeout(n))
 	return nil
 }
 
@@ -228,7 +247,7 @@ func (f *FS) made(fd int, out *fuse.EntryOut) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.enter(path, out)
+	return f.enter(path, false, out)
 }
 
 func (f *FS) openPath(fd int) (path int, err error) {
@@ -248,5 +267,8 @@ func (f *FS) release(fh uint64) {
 		return
 	}
 	_ = unix.Close(h.fd) // errors of writing are fsync's to report, as on the backing
+	if h.file != nil && f.config.Protect != ProtectFull {
+		f.unpass(h)
+	}
 	f.table.unhold(h.n)
 }

@@ -13,6 +13,35 @@ import (
 // and COPY_FILE_RANGE, and for chown(-1, -1), by a SETATTR that changes nothing
 // (Linux 6.18; TestSameAsBacking).
 
+// mayDropPrivs refuses chown(-1, -1) where it would take a setuid or setgid bit
+// from somebody else's file: the kernel's FUSE does not ask (Linux 6.18;
+// TestSameAsBacking). Its request looks like those before FALLOCATE and
+// COPY_FILE_RANGE, but who makes those has the file open for writing.
+func (f *FS) mayDropPrivs(n *inode, fd int, c *fuse.Caller) error {
+	var st unix.Statx_t
+	if err := statx(fd, &st); err != nil {
+		return err
+	}
+	setgid := st.Mode&unix.S_ISGID != 0 && (st.Mode&unix.S_IXGRP != 0 || !inGroup(c, st.Gid))
+	privileged := n.kind != unix.S_IFDIR && (st.Mode&unix.S_ISUID != 0 || setgid)
+	if privileged && c.Uid != 0 && c.Uid != st.Uid && !f.handles.write(n) {
+		return unix.EPERM
+	}
+	return nil
+}
+
+// write reports whether n is open for writing.
+func (t *handles) write(n *inode) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, h := range t.open {
+		if h.n == n && h.writes {
+			return true
+		}
+	}
+	return false
+}
+
 // dropPrivs takes setuid, setgid and capabilities from n, open at fd, before
 // a change that the caller c makes. It costs nothing if none have been seen
 // since it was done last.

@@ -4,11 +4,18 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
+
+// counted is the bit of node ids that are a number of ours; the others are
+// inode numbers of the backing.
+const counted = 1 << 63
 
 // fdReserve is kept free of RLIMIT_NOFILE for the rest of the daemon: state
 // directory, control socket, lookups under way.
@@ -27,19 +34,31 @@ const fdReserve = 256
 // number may come to belong to another file, so a lookup that meets it
 // compares handles. Without a descriptor of ours, a file that loses its last
 // name is gone (ESTALE) unless it is open.
+//
+// The node id of a file is its inode number where file handles of the mount
+// can last (see export); its generation goes with it. It is a number with the
+// top bit set, counted and never used twice, elsewhere, on other devices than
+// the root's, and while the kernel knows a removed file by that inode number. The
+// root is always 1.
 type table struct {
-	mount int    // for open_by_handle_at; -1 if handles can't be used
-	dev   uint64 // of the root
-	limit int
+	mount   int     // for open_by_handle_at; -1 if handles can't be used
+	mountID int     // the kernel's number for it
+	export  *export // how handles are made; nil if not known
+	root    int     // descriptor of the root, which its inode owns
+	rootKey key
+	limit   int
 
 	mu     sync.Mutex // guards all below, and the fields of inode that say so
-	byKey  map[key]*inode
 	byID   map[uint64]*inode
-	last   uint64 // node id given last
-	recent inode  // head of the ring of inodes that may lose their descriptor
-	fds    int    // descriptors of inodes
-	open   int    // descriptors of handles
-	doomed []int  // to be closed by unlock
+	byKey  map[key]*inode // those whose node id is not their inode number
+	peak   int            // the most that byID has held since it was made
+	free   *time.Timer    // gives memory back: see drop
+	last   uint64         // counted node id given last
+	recent inode          // head of the ring of inodes that may lose their descriptor
+	fds    int            // descriptors of inodes
+	open   int            // descriptors of handles
+	doomed []int          // to be closed by unlock
+	ended  []*passage     // to be ended by unlock
 }
 
 func newTable(root, limit int) (*table, error) {
@@ -62,43 +81,48 @@ func newTable(root, limit int) (*table, error) {
 	k := keyOf(&st)
 	n := &inode{key: k, id: fuse.FUSE_ROOT_ID, kind: uint32(st.Mode) & unix.S_IFMT, fd: fd, lookups: 1}
 	t := &table{
-		mount: handleMount(fd),
-		dev:   k.dev,
-		limit: limit,
-		byKey: map[key]*inode{k: n},
-		byID:  map[uint64]*inode{n.id: n},
-		last:  n.id,
-		fds:   1,
+		root:    fd,
+		rootKey: k,
+		limit:   limit,
+		byKey:   map[key]*inode{k: n},
+		byID:    map[uint64]*inode{n.id: n},
+		fds:     1,
+	}
+	if t.mount, t.mountID = handleMount(fd); t.mount >= 0 {
+		t.export = exportOf(t.mount)
 	}
 	t.recent.prev, t.recent.next = &t.recent, &t.recent
 	return t, nil
 }
 
-// handleMount is a descriptor by which open_by_handle_at works here, or -1.
-// An O_PATH descriptor would be refused.
-func handleMount(root int) int {
+// handleMount is a descriptor by which open_by_handle_at works here, and the
+// number of its mount, or -1. An O_PATH descriptor would be refused.
+func handleMount(root int) (mount, id int) {
 	mount, err := unix.Openat(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1
+		return -1, -1
 	}
-	h, _, err := unix.NameToHandleAt(mount, "", unix.AT_EMPTY_PATH)
+	h, id, err := unix.NameToHandleAt(mount, "", unix.AT_EMPTY_PATH)
 	if err == nil {
 		var fd int
 		if fd, err = unix.OpenByHandleAt(mount, h, unix.O_PATH|unix.O_CLOEXEC); err == nil {
 			_ = unix.Close(fd) // it was only a trial
-			return mount
+			return mount, id
 		}
 	}
 	_ = unix.Close(mount) // it was only a trial
-	return -1
+	return -1, -1
 }
 
 // unlock ends a critical section; descriptors are closed outside of it, since
 // the last one of a file without links frees its blocks.
 func (t *table) unlock() {
-	doomed := t.doomed
-	t.doomed = nil
+	doomed, ended := t.doomed, t.ended
+	t.doomed, t.ended = nil, nil
 	t.mu.Unlock()
+	for _, p := range ended {
+		p.end()
+	}
 	for _, fd := range doomed {
 		_ = unix.Close(fd) // O_PATH: there is nothing to lose
 	}
@@ -129,7 +153,7 @@ func (t *table) acquire(id uint64) (*inode, error) {
 // reopen gives n, which is pinned, its descriptor again. The mutex is not held
 // while the filesystem is asked.
 func (t *table) reopen(n *inode) error {
-	handle := *n.handle
+	handle := t.handle(n)
 	t.mu.Unlock()
 	var fd int
 	err := again(func() (err error) {
@@ -144,9 +168,17 @@ func (t *table) reopen(n *inode) error {
 		t.doomed = append(t.doomed, fd)
 		return nil
 	}
-	n.fd = fd
+	n.fd, n.fromHandle = fd, true
 	t.fds++
 	return nil
+}
+
+// handle is the handle of n, which was shelved.
+func (t *table) handle(n *inode) unix.FileHandle {
+	if n.handle == nil {
+		return t.export.handle(n.key.ino, n.generation)
+	}
+	return *n.handle
 }
 
 // release is the end of acquire, enter or lookedUp.
@@ -163,23 +195,25 @@ func (t *table) unpin(n *inode) {
 }
 
 // enter takes over fd, an O_PATH descriptor of the file k, and answers with
-// the file's inode, which the kernel now knows once more, acquired.
-func (t *table) enter(fd int, k key, kind uint32) *inode {
+// the file's inode, which the kernel now knows once more, acquired. fromHandle
+// says that fd was opened by a handle (see inode).
+func (t *table) enter(fd int, k key, kind uint32, fromHandle bool) *inode {
 	t.mu.Lock()
 	defer t.unlock()
-	n := t.byKey[k]
-	if n != nil && n.fd < 0 && !sameHandle(*n.handle, fd) {
+	n := t.known(k)
+	if n != nil && n.fd < 0 && !t.is(n, fd) {
 		n = nil // the number belongs to a new file; the old one stays known by its id
 	}
 	switch {
 	case n == nil:
-		t.last++
-		n = &inode{key: k, id: t.last, kind: kind, fd: fd}
-		t.byKey[k], t.byID[n.id] = n, n
-		t.fds++
+		n = t.add(fd, k, kind)
+		n.fromHandle = fromHandle
 	case n.fd < 0:
-		n.fd = fd
+		n.fd, n.fromHandle = fd, fromHandle
 		t.fds++
+	case n.fromHandle && !fromHandle && unix.Dup3(fd, n.fd, unix.O_CLOEXEC) == nil:
+		n.fromHandle = false // the same number, now with a name, for all who use it
+		t.doomed = append(t.doomed, fd)
 	default:
 		t.doomed = append(t.doomed, fd)
 	}
@@ -188,6 +222,52 @@ func (t *table) enter(fd int, k key, kind uint32) *inode {
 	n.pins++
 	t.touch(n)
 	t.trim()
+	return n
+}
+
+// nameless reports whether the backing kernel may know no name of n.
+func (t *table) nameless(n *inode) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return n.fromHandle
+}
+
+// known is the newest inode of the file k, nil if there is none.
+func (t *table) known(k key) *inode {
+	if n := t.byKey[k]; n != nil {
+		return n
+	}
+	if n := t.byID[k.ino]; n != nil && n.key == k {
+		return n
+	}
+	return nil
+}
+
+// is reports whether the file at fd is the one that n was before it was
+// shelved.
+func (t *table) is(n *inode, fd int) bool {
+	if n.handle == nil {
+		generation, ok := t.export.generation(fd, n.key.ino)
+		return ok && generation == n.generation
+	}
+	return sameHandle(*n.handle, fd)
+}
+
+// add makes the inode of the file k, open at fd.
+func (t *table) add(fd int, k key, kind uint32) *inode {
+	n := &inode{key: k, kind: kind, fd: fd}
+	if t.export != nil && k.dev == t.rootKey.dev {
+		n.generation, n.exported = t.export.generation(fd, k.ino)
+	}
+	n.id = k.ino
+	if !n.exported || n.id <= fuse.FUSE_ROOT_ID || n.id >= counted || t.byID[n.id] != nil {
+		t.last++
+		n.id = counted | t.last
+		t.byKey[k] = n
+	}
+	t.byID[n.id] = n
+	t.peak = max(t.peak, len(t.byID))
+	t.fds++
 	return n
 }
 
@@ -236,7 +316,35 @@ func (t *table) drop(n *inode) {
 	if t.byKey[n.key] == n {
 		delete(t.byKey, n.key)
 	}
+	if p := n.passed.Load(); p != nil {
+		t.ended = append(t.ended, p)
+	}
 	t.closeFd(n)
+	t.shrink()
+}
+
+const (
+	// manyInodes are worth the work of giving their memory back.
+	manyInodes = 1 << 12
+	// freeAfter is how long the table has to be in peace for that.
+	freeAfter = time.Second
+)
+
+// shrink makes the maps anew when most of what they held is gone: a map keeps
+// the room it ever had. When no more goes, the memory is given back to the
+// system, which Go would be in no hurry to do.
+func (t *table) shrink() {
+	if t.peak < manyInodes || len(t.byID) > t.peak/4 {
+		return
+	}
+	byID, byKey := make(map[uint64]*inode, len(t.byID)), make(map[key]*inode, len(t.byKey))
+	maps.Copy(byID, t.byID)
+	maps.Copy(byKey, t.byKey)
+	t.byID, t.byKey, t.peak = byID, byKey, len(byID)
+	if t.free == nil {
+		t.free = time.AfterFunc(freeAfter, freeMemory) // stopped by close
+	}
+	t.free.Reset(freeAfter)
 }
 
 func (t *table) closeFd(n *inode) {
@@ -246,6 +354,13 @@ func (t *table) closeFd(n *inode) {
 		n.fd = -1
 		t.fds--
 	}
+}
+
+// freeMemory collects twice, since pools let go of what they hold at the
+// second time only.
+func freeMemory() {
+	debug.FreeOSMemory()
+	debug.FreeOSMemory()
 }
 
 // touch makes n the most recently used; leave takes it out of the ring.
@@ -278,17 +393,20 @@ func (t *table) trim() {
 }
 
 // shelve closes the descriptor of n, unless it is the only way to the file:
-// one without links is gone with its last descriptor.
+// one without links is gone with its last descriptor, and in another mount,
+// below the root, the handle is of another filesystem. A filesystem that has to
+// ask somebody for the links may say what it knows: the mutex is held, and must
+// not wait for one that hangs.
 func (t *table) shelve(n *inode) {
 	var st unix.Statx_t
-	err := statx(n.fd, &st)
-	if err == nil && st.Nlink > 0 && n.handle == nil {
-		var h unix.FileHandle
-		if h, _, err = unix.NameToHandleAt(n.fd, "", unix.AT_EMPTY_PATH); err == nil {
+	err := unix.Statx(n.fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_NLINK, &st)
+	if err == nil && st.Nlink > 0 && !n.exported && n.handle == nil {
+		h, mount, e := unix.NameToHandleAt(n.fd, "", unix.AT_EMPTY_PATH)
+		if err = e; err == nil && mount == t.mountID {
 			n.handle = &h
 		}
 	}
-	if err != nil || st.Nlink == 0 {
+	if err != nil || st.Nlink == 0 || !n.exported && n.handle == nil {
 		n.keep = true
 		t.leave(n)
 		return
@@ -305,7 +423,7 @@ func sameHandle(h unix.FileHandle, fd int) bool {
 func (t *table) idOf(ino uint64) (uint64, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := t.byKey[key{t.dev, ino}]
+	n := t.known(key{t.rootKey.dev, ino})
 	if n == nil {
 		return 0, false
 	}
@@ -321,6 +439,9 @@ func (t *table) stats() Stats {
 func (t *table) close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.free != nil {
+		t.free.Stop()
+	}
 	var errs []error
 	for _, n := range t.byID {
 		if n.fd >= 0 {
@@ -331,6 +452,6 @@ func (t *table) close() error {
 	if t.mount >= 0 {
 		errs = append(errs, unix.Close(t.mount))
 	}
-	t.byID, t.byKey, t.fds = nil, nil, 0
+	t.byID, t.byKey, t.fds, t.peak = nil, nil, 0, 0
 	return errors.Join(errs...)
 }

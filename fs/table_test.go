@@ -1,7 +1,9 @@
 package fs
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -59,7 +61,7 @@ func TestLookupAgainstForget(t *testing.T) {
 		all.Go(func() { // ends by itself
 			for i := range 500 {
 				fd, k := openPath(t, paths[(i+w)%len(paths)])
-				n := table.enter(fd, k, unix.S_IFREG)
+				n := table.enter(fd, k, unix.S_IFREG, false)
 				table.release(n)
 				again, err := table.acquire(n.id)
 				if err != nil || again != n {
@@ -81,7 +83,7 @@ func TestTable(t *testing.T) {
 	table, paths := tableOf(t, 0, 1)
 	enter := func() *inode {
 		fd, k := openPath(t, paths[0])
-		n := table.enter(fd, k, unix.S_IFREG)
+		n := table.enter(fd, k, unix.S_IFREG, false)
 		table.release(n)
 		return n
 	}
@@ -99,8 +101,8 @@ func TestTable(t *testing.T) {
 	if _, err := table.acquire(n.id); err != unix.ESTALE {
 		t.Errorf("forgotten and closed: %v", err)
 	}
-	if m := enter(); m.id == n.id {
-		t.Error("a node id was used twice")
+	if m := enter(); (m.id == n.id) != (table.export != nil) {
+		t.Errorf("node ids %#x and %#x: the same, where it is the inode number, and counted elsewhere", n.id, m.id)
 	}
 	table.forget(fuse.FUSE_ROOT_ID, 100)
 	if _, err := table.acquire(fuse.FUSE_ROOT_ID); err != nil {
@@ -113,19 +115,158 @@ func TestTable(t *testing.T) {
 func TestUnlinkedKeepsItsDescriptor(t *testing.T) {
 	table, paths := tableOf(t, 2, 5)
 	fd, k := openPath(t, paths[0])
-	n := table.enter(fd, k, unix.S_IFREG)
+	n := table.enter(fd, k, unix.S_IFREG, false)
 	if err := os.Remove(paths[0]); err != nil {
 		t.Fatal(err)
 	}
 	table.release(n)
 	for _, path := range paths[1:] {
 		fd, k := openPath(t, path)
-		table.release(table.enter(fd, k, unix.S_IFREG))
+		table.release(table.enter(fd, k, unix.S_IFREG, false))
 	}
 	if n.fd < 0 {
 		t.Error("the descriptor of a file without links was closed")
 	}
 	if s := table.stats(); s.Inodes != 6 || s.Fds > 3 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestTakenNumber: the kernel still knows a removed file whose descriptor was
+// closed, when another file gets its inode number.
+func TestTakenNumber(t *testing.T) {
+	table, paths := tableOf(t, 0, 1)
+	if table.export == nil {
+		t.Skip("SKIP: node ids are inode numbers on ext4 and XFS only; TMPDIR is on neither")
+	}
+	fd, k := openPath(t, paths[0])
+	old := table.enter(fd, k, unix.S_IFREG, false)
+	table.release(old)
+	table.mu.Lock()
+	table.closeFd(old)
+	old.generation++ // it was another file
+	table.unlock()
+	var ids []uint64
+	for range 2 {
+		fd, k = openPath(t, paths[0])
+		n := table.enter(fd, k, unix.S_IFREG, false)
+		table.release(n)
+		ids = append(ids, n.id)
+	}
+	if ids[0] != ids[1] || ids[0]&counted == 0 || old.id != k.ino {
+		t.Errorf("the old file is %d, the new one %#x", old.id, ids)
+	}
+	if _, err := table.acquire(old.id); !errors.Is(err, unix.ESTALE) {
+		t.Errorf("the old file: %v", err)
+	}
+	table.forget(old.id, 1)
+	if id, ok := table.idOf(k.ino); !ok || id != ids[0] {
+		t.Errorf("by inode number: %#x", id)
+	}
+	table.forget(ids[0], 2)
+	fd, k = openPath(t, paths[0])
+	n := table.enter(fd, k, unix.S_IFREG, false)
+	table.release(n)
+	if n.id != k.ino {
+		t.Errorf("all is forgotten, and the file is called %#x", n.id)
+	}
+	if table.stats().Inodes != 2 || len(table.byKey) != 1 {
+		t.Errorf("left: %+v, %d by key", table.stats(), len(table.byKey))
+	}
+}
+
+// TestDescriptorWithAName: a lookup by name replaces a descriptor that came
+// from a handle, for those who use it, too.
+func TestDescriptorWithAName(t *testing.T) {
+	table, paths := tableOf(t, 0, 1)
+	fd, k := openPath(t, paths[0])
+	n := table.enter(fd, k, unix.S_IFREG, true)
+	if !n.fromHandle {
+		t.Error("not marked")
+	}
+	byName, _ := openPath(t, paths[0])
+	if m := table.enter(byName, k, unix.S_IFREG, false); m != n || n.fd != fd || n.fromHandle {
+		t.Errorf("%+v", n)
+	}
+	var st unix.Statx_t
+	if err := statx(n.fd, &st); err != nil || keyOf(&st) != k {
+		t.Errorf("the descriptor shows %+v, %v", keyOf(&st), err)
+	}
+	again, _ := openPath(t, paths[0])
+	if table.enter(again, k, unix.S_IFREG, true); n.fromHandle {
+		t.Error("marked again")
+	}
+	if s := table.stats(); s.Fds != 2 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestShrink: the map has no more room than a fourth of what it held is worth.
+func TestShrink(t *testing.T) {
+	table, _ := tableOf(t, 0, 0)
+	table.mu.Lock()
+	defer table.unlock()
+	const many = 3 * manyInodes
+	for i := range many {
+		table.add(-1, key{1, uint64(i)}, unix.S_IFREG)
+		table.fds-- // it has none
+	}
+	if table.peak != many+1 {
+		t.Errorf("peak %d", table.peak)
+	}
+	for _, n := range maps.Clone(table.byKey) {
+		if n.id != fuse.FUSE_ROOT_ID {
+			table.drop(n)
+		}
+	}
+	if len(table.byID) != 1 || len(table.byKey) != 1 || table.peak >= manyInodes || table.free == nil {
+		t.Errorf("%d inodes, %d by key, peak %d, %v", len(table.byID), len(table.byKey), table.peak, table.free)
+	}
+}
+
+// TestReachable: a refusal that a lookup by name may cure is ESTALE, which
+// makes the kernel do that.
+func TestReachable(t *testing.T) {
+	table, paths := tableOf(t, 0, 1)
+	f := &FS{table: table, callers: &callers{privileged: true}}
+	fd, k := openPath(t, paths[0])
+	n := table.enter(fd, k, unix.S_IFREG, true)
+	check := func(when string, err, want unix.Errno) {
+		t.Helper()
+		if got := status(f.reachable(n, err)); got != fuse.Status(want) {
+			t.Errorf("%s: %v becomes %v, want %v", when, err, got, want)
+		}
+	}
+	check("from a handle", unix.EACCES, unix.ESTALE)
+	check("from a handle", unix.EXDEV, unix.ESTALE)
+	check("from a handle", unix.EPERM, unix.EPERM)
+	byName, _ := openPath(t, paths[0])
+	table.enter(byName, k, unix.S_IFREG, false)
+	check("looked up by name", unix.EACCES, unix.EACCES)
+	n.fromHandle, f.callers.privileged = true, false
+	check("an ordinary user's refusal", unix.EACCES, unix.EACCES)
+}
+
+// TestOtherMountKeepsItsDescriptor: its handle would open a file of the root's
+// filesystem.
+func TestOtherMountKeepsItsDescriptor(t *testing.T) {
+	table, paths := tableOf(t, 1, 1)
+	if table.mount < 0 {
+		t.Skip("SKIP: without CAP_DAC_READ_SEARCH no descriptor is closed early")
+	}
+	var inodes []*inode
+	for _, path := range []string{"/proc/version", "/dev/null", paths[0]} {
+		fd, k := openPath(t, path)
+		n := table.enter(fd, k, unix.S_IFREG, false)
+		table.release(n)
+		inodes = append(inodes, n)
+	}
+	fd, k := openPath(t, filepath.Dir(filepath.Dir(paths[0])))
+	table.release(table.enter(fd, k, unix.S_IFDIR, false))
+	if inodes[0].fd < 0 || inodes[1].fd < 0 {
+		t.Error("the descriptor of a file of another mount was closed")
+	}
+	if inodes[2].fd >= 0 {
+		t.Error("no descriptor was closed: this shows nothing")
 	}
 }

@@ -1,0 +1,308 @@
+package fs
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Callers that are to die.
+//
+// A request that has reached us is waited for, whatever signal its caller gets,
+// SIGKILL included. A handler hangs as long as the backing filesystem does (a
+// device that does not answer, a server that has stopped), in a system call
+// that can't be interrupted, and so would the caller, and whoever waits for the
+// pages that it reads.
+//
+// So somebody else answers for it, EINTR, once the caller is bound to die or
+// dead. One that has a handler for its signal goes on waiting, as it would on
+// the backing filesystem, where file I/O knows no EINTR.
+//
+// When the handler of an answered request ends at last, what the kernel was
+// never told of is given back (open files, lookups), and what it may remember
+// of the files that changed is invalidated. Until then later changes to
+// these files wait: a write that has returned is not undone by an older one.
+// The late reply gets ENOENT (see Quiet).
+
+// lookInterval is how often requests are looked at while there are any. One is
+// answered the second time at the earliest.
+const lookInterval = 200 * time.Millisecond
+
+// mostAnswered bounds the threads that hang for nobody (a Go program may have
+// 10,000). Further callers wait for the backing filesystem.
+const mostAnswered = 1000
+
+// place is an inode that a request changes, or a name in a directory.
+type place struct {
+	id   uint64 // 0: none
+	name string
+}
+
+// changes are what a request may change.
+type changes [2]place
+
+func (c *changes) touch(d *changes) bool {
+	for _, p := range c {
+		if p.id != 0 && (p.id == d[0].id || p.id == d[1].id) {
+			return true
+		}
+	}
+	return false
+}
+
+// request is one that is being served.
+type request struct {
+	unique     uint64
+	pid        uint32
+	changes    changes
+	answered   bool
+	prev, next *request
+}
+
+// killable is the filesystem for callers that can be killed. It keeps account
+// of what is being served.
+type killable struct {
+	*FS
+	timer   *time.Timer     // calls look, one at a time; stopped by close
+	visible map[uint64]bool // look's: the requests of the last time, and whether their callers were to be seen
+	late    sync.WaitGroup  // goroutines of invalidate
+
+	mu       sync.Mutex // guards all below
+	device   int        // -1: closed
+	armed    bool       // the timer runs, or look does
+	served   request    // head of the ring
+	free     *request   // for reuse, by next
+	answered int        // how many of served are
+	ended    sync.Cond  // one of them has ended, or one more is answered
+}
+
+// Answer is the filesystem as it is to be served on the FUSE device open at
+// device, which stays the caller's: so that callers can be killed while the
+// backing filesystem hangs. They have to be visible in /proc; those of another
+// pid namespace, or hidden (hidepid), wait. Call it once, before serving.
+func (f *FS) Answer(device int) (fuse.RawFileSystem, error) {
+	own, err := unix.FcntlInt(uintptr(device), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("keeping the FUSE device: %w", err)
+	}
+	k := &killable{FS: f, device: own}
+	k.ended.L = &k.mu
+	k.served.prev, k.served.next = &k.served, &k.served
+	k.mu.Lock() // look may run before this returns
+	defer k.mu.Unlock()
+	k.timer = time.AfterFunc(lookInterval, k.look)
+	k.armed = true
+	f.killable = k
+	return k, nil
+}
+
+func (k *killable) close() error {
+	if k == nil {
+		return nil
+	}
+	k.timer.Stop()
+	k.mu.Lock()
+	device := k.device
+	k.device = -1
+	k.mu.Unlock()
+	k.late.Wait()
+	return unix.Close(device)
+}
+
+// abandoned is the number of answered requests whose handlers have not ended.
+func (k *killable) abandoned() int {
+	if k == nil {
+		return 0
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.answered
+}
+
+// serve runs handler, which calls nothing that serve is under. If the caller
+// was killed meanwhile, undo (nil: nothing to do) gives back what a handler that
+// came to its end has given to the kernel.
+func (k *killable) serve(in *fuse.InHeader, c changes, handler func() fuse.Status, undo func()) (st fuse.Status) {
+	r, killed := k.begin(in, c)
+	st = fuse.EINTR // stays if handler panics, or is not called
+	defer func() {
+		done := st
+		if !k.end(r) {
+			return
+		}
+		st = fuse.EINTR
+		if done.Ok() && undo != nil {
+			undo()
+		}
+		k.invalidate(c)
+	}()
+	if killed {
+		return st
+	}
+	return handler()
+}
+
+// begin enters a request, and waits for changes to the same places that
+// nobody else waits for; killed: it was answered meanwhile.
+func (k *killable) begin(in *fuse.InHeader, c changes) (r *request, killed bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r = k.free; r != nil {
+		k.free = r.next
+	} else {
+		r = new(request)
+	}
+	*r = request{unique: in.Unique, pid: in.Pid, changes: c, prev: &k.served, next: k.served.next}
+	r.prev.next, r.next.prev = r, r
+	if !k.armed && k.device >= 0 {
+		k.armed = true
+		k.timer.Reset(lookInterval)
+	}
+	for k.answered > 0 && !r.answered && k.changing(r) {
+		k.ended.Wait()
+	}
+	return r, r.answered
+}
+
+// changing reports whether an answered request still changes what r changes.
+// The caller holds mu.
+func (k *killable) changing(r *request) bool {
+	for other := k.served.next; other != &k.served; other = other.next {
+		if other != r && other.answered && other.changes.touch(&r.changes) {
+			return true
+		}
+	}
+	return false
+}
+
+// end takes r, which is not used any more, off the account, and reports
+// whether it was answered.
+func (k *killable) end(r *request) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r.prev.next, r.next.prev = r.next, r.prev
+	answered := r.answered
+	if answered {
+		k.answered--
+		k.ended.Broadcast()
+	}
+	r.next, k.free = k.free, r
+	return answered
+}
+
+// look answers for the callers that are bound to die.
+func (k *killable) look() {
+	visible := map[uint64]bool{}
+	for _, r := range k.waiting() {
+		there, dying := look(r.pid)
+		before, again := k.visible[r.unique]
+		if again && (dying || before && !there) {
+			k.answer(r.unique)
+		}
+		visible[r.unique] = before || there
+	}
+	k.visible = visible
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.armed = k.served.next != &k.served && k.device >= 0
+	if k.armed {
+		k.timer.Reset(lookInterval)
+	}
+}
+
+// waiting are the requests that are waited for by somebody who can be found.
+func (k *killable) waiting() (list []request) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for r := k.served.next; r != &k.served; r = r.next {
+		if !r.answered && r.pid != 0 {
+			list = append(list, request{unique: r.unique, pid: r.pid})
+		}
+	}
+	return list
+}
+
+// look reports whether a thread can be seen, and whether it has been killed. The kernel
+// makes SIGKILL of every fatal signal that dumps no core, for each thread of
+// the process (complete_signal, Linux 6.18; TestKilledCallers).
+func look(tid uint32) (there, dying bool) {
+	stat, err := os.ReadFile("/proc/" + strconv.FormatUint(uint64(tid), 10) + "/stat")
+	if err != nil {
+		return false, false
+	}
+	// The command, in parentheses, is field 2; flags are 9, pending signals 31.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 31-2 {
+		return true, false
+	}
+	const exiting = 4 // PF_EXITING: it waits for its own asynchronous I/O
+	flags, err1 := strconv.ParseUint(fields[9-3], 10, 64)
+	pending, err2 := strconv.ParseUint(fields[31-3], 10, 64)
+	return true, err1 == nil && err2 == nil && (flags&exiting != 0 || pending&(1<<(unix.SIGKILL-1)) != 0)
+}
+
+// answer sends EINTR for a request, if it is still being served.
+func (k *killable) answer(unique uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.device < 0 || k.answered >= mostAnswered {
+		return
+	}
+	for r := k.served.next; r != &k.served; r = r.next {
+		if r.unique != unique {
+			continue
+		}
+		r.answered = true
+		k.answered++
+		k.ended.Broadcast()
+		reply := fuse.OutHeader{Length: uint32(unsafe.Sizeof(fuse.OutHeader{})), Status: -int32(unix.EINTR), Unique: unique}
+		// It fails if the mount is gone, and the caller with it.
+		_, _ = unix.Write(k.device, unsafe.Slice((*byte)(unsafe.Pointer(&reply)), unsafe.Sizeof(reply)))
+		return
+	}
+}
+
+// invalidate makes the kernel forget what it may have learned of places before
+// a change that it does not know of. It is not called from where the kernel
+// waits: notifications wait for locks of the kernel that callers hold.
+func (k *killable) invalidate(c changes) {
+	server := k.server.Load()
+	if c == (changes{}) || server == nil {
+		return
+	}
+	k.late.Go(func() {
+		for _, p := range c {
+			if p.id == 0 {
+				continue
+			}
+			if p.name != "" {
+				_ = server.EntryNotify(p.id, p.name) // ENOENT: it knows nothing
+			}
+			_ = server.InodeNotify(p.id, 0, 0)
+		}
+	})
+}
+
+// Quiet is w, without go-fuse's complaints that the kernel waits for a reply no
+// more (ENOENT): that is what is to be expected where callers are killed. Use it
+// for MountOptions.Logger.
+func Quiet(w io.Writer) io.Writer { return quiet{w} }
+
+type quiet struct{ w io.Writer }
+
+// Write gets one message at a time, as package log does it.
+func (q quiet) Write(text []byte) (int, error) {
+	if bytes.Contains(text, []byte(fmt.Sprintf("writer: Write/Writev failed, err: %v.", fuse.ENOENT))) {
+		return len(text), nil
+	}
+	return q.w.Write(text)
+}

@@ -1,0 +1,285 @@
+package fs
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// eachProtect runs a test on a mount in each mode of protection, which promises
+// the kernel that nobody else changes files: what it keeps of them is kept long.
+func eachProtect(t *testing.T, test func(t *testing.T, m *mounted)) {
+	for _, protect := range []Protect{ProtectFull, ProtectRW, ProtectKnown} {
+		t.Run(protect.String(), func(t *testing.T) {
+			test(t, mountNew(t, serveConfig{Timeout: time.Hour, Exclusive: true, Protect: protect}))
+		})
+	}
+}
+
+func open(t *testing.T, path string, flags int) int {
+	t.Helper()
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		t.Fatalf("open %s with %#x: %v", path, flags, err)
+	}
+	return fd
+}
+
+func closeFd(t *testing.T, fd int) {
+	t.Helper()
+	if err := unix.Close(fd); err != nil {
+		t.Error(err)
+	}
+}
+
+// mapShared maps a page of the file open at fd, which is closed.
+func mapShared(t *testing.T, fd int) []byte {
+	t.Helper()
+	mapped, err := unix.Mmap(fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeFd(t, fd)
+	return mapped
+}
+
+func unmap(t *testing.T, mapped []byte) {
+	t.Helper()
+	if err := unix.Munmap(mapped); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMappingOutlivesClose is what Linux does, and ioMode relies on: a mapping
+// made by way of passthrough does not hold back RELEASE, but FORGET.
+func TestMappingOutlivesClose(t *testing.T) {
+	for _, protect := range []Protect{ProtectRW, ProtectKnown} {
+		t.Run(protect.String(), func(t *testing.T) {
+			m := mountNew(t, serveConfig{Timeout: time.Hour, Exclusive: true, Protect: protect})
+			write(t, m.path("f"), strings.Repeat("a", 4096))
+			mapped := mapShared(t, open(t, m.path("f"), unix.O_RDWR))
+			eventually(t, "RELEASE", func() bool { return m.stats().Handles == 0 })
+			if err := os.Remove(m.path("f")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(200 * time.Millisecond) // were it to be forgotten, it would be by then
+			if s := m.stats(); s.Inodes != 2 {
+				t.Errorf("%d inodes with the file mapped, want the root and the file", s.Inodes)
+			}
+			mapped[0] = 'b'
+			unmap(t, mapped)
+			eventually(t, "FORGET", func() bool { return m.stats().Inodes == 1 })
+		})
+	}
+}
+
+// TestUnused: whatever has a file open is seen, whoever owns the file.
+func TestUnused(t *testing.T) {
+	if unix.Geteuid() != 0 {
+		t.Skip("SKIP: only root can ask for others")
+	}
+	callers, err := newCallers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer callers.close()
+	f := &FS{callers: callers}
+	for _, kind := range []string{"", "tmpfs", "ext4", "xfs", "btrfs"} {
+		t.Run("on "+kind, func(t *testing.T) {
+			dir := newDir(t)
+			if kind != "" {
+				mountFS(t, kind, dir)
+			}
+			path := filepath.Join(dir, "f")
+			write(t, path, strings.Repeat("a", 4096))
+			if err := os.Chown(path, 1000, 1000); err != nil {
+				t.Fatal(err)
+			}
+			want := func(what string, want bool) {
+				t.Helper()
+				for _, flags := range []int{unix.O_RDONLY, unix.O_RDWR} {
+					fd := open(t, path, flags)
+					if got := f.unused(fd); got != want {
+						t.Errorf("%s: unused is %v for an open with %#x", what, got, flags)
+					}
+					closeFd(t, fd)
+				}
+			}
+			want("nobody", true)
+			path2 := open(t, path, unix.O_PATH)
+			want("an O_PATH descriptor", true)
+			closeFd(t, path2)
+			for _, flags := range []int{unix.O_RDONLY, unix.O_WRONLY, unix.O_RDWR} {
+				fd := open(t, path, flags)
+				want("an open", false)
+				closeFd(t, fd)
+			}
+			mapped := mapShared(t, open(t, path, unix.O_RDWR))
+			want("a mapping", false)
+			unmap(t, mapped)
+			want("nobody any more", true)
+		})
+	}
+}
+
+// TestOpensOfAllKinds has every kind of open beside every other, and a mapping:
+// none may fail, or fail in another way than on the backing.
+func TestOpensOfAllKinds(t *testing.T) {
+	kinds := []int{unix.O_RDONLY, unix.O_WRONLY, unix.O_RDWR, unix.O_WRONLY | unix.O_APPEND, unix.O_RDONLY | unix.O_DIRECT,
+		unix.O_RDWR | unix.O_TRUNC, unix.O_RDWR | unix.O_CREAT, unix.O_RDWR | unix.O_SYNC, unix.O_RDONLY | unix.O_NOATIME}
+	eachProtect(t, func(t *testing.T, m *mounted) {
+		fd := open(t, m.path("f"), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR)
+		if err := unix.Ftruncate(fd, 4096); err != nil {
+			t.Fatal(err)
+		}
+		mapped := mapShared(t, fd)
+		for _, a := range kinds {
+			for _, b := range kinds {
+				one := open(t, m.path("f"), a)
+				other := open(t, m.path("f"), b)
+				closeFd(t, one)
+				closeFd(t, open(t, m.path("f"), a))
+				closeFd(t, other)
+			}
+		}
+		unmap(t, mapped)
+		closeFd(t, open(t, m.mnt, unix.O_TMPFILE|unix.O_RDWR))
+		eventually(t, "RELEASE", func() bool { return m.stats().Handles == 0 })
+	})
+}
+
+// TestWhoSeesWhat: what one open writes, the others and stat see at once.
+func TestWhoSeesWhat(t *testing.T) {
+	eachProtect(t, func(t *testing.T, m *mounted) {
+		write(t, m.path("f"), strings.Repeat("a", 4096))
+		fd := open(t, m.path("f"), unix.O_RDWR)
+		mapped := mapShared(t, open(t, m.path("f"), unix.O_RDWR))
+		defer unmap(t, mapped)
+		look := func() (st unix.Stat_t) {
+			t.Helper()
+			if err := unix.Stat(m.path("f"), &st); err != nil {
+				t.Fatal(err)
+			}
+			return st
+		}
+		long := time.Unix(1, 0)
+		if err := os.Chtimes(m.path("f"), long, long); err != nil {
+			t.Fatal(err)
+		}
+		look()
+		if _, err := unix.Pwrite(fd, []byte("bbbb"), 4094); err != nil {
+			t.Fatal(err)
+		}
+		if st := look(); st.Size != 4098 || st.Mtim.Sec == 1 {
+			t.Errorf("after a write: size %d, mtime %d", st.Size, st.Mtim.Sec)
+		}
+		if got := string(mapped[4092:]); got != "aabb" {
+			t.Errorf("the mapping shows %q after a write", got)
+		}
+		if err := os.Chtimes(m.path("f"), long, long); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Fsync(fd); err != nil { // so that the mapping is clean, and a store is noticed
+			t.Fatal(err)
+		}
+		look()
+		mapped[0] = 'm'
+		if err := unix.Msync(mapped, unix.MS_SYNC); err != nil {
+			t.Fatal(err)
+		}
+		if st := look(); st.Mtim.Sec == 1 {
+			t.Error("mtime does not move when a mapping is written")
+		}
+		if got := read(t, m.path("f")); got[:2] != "ma" || len(got) != 4098 {
+			t.Errorf("%d bytes, %q... after the mapping was written", len(got), got[:2])
+		}
+		if err := unix.Ftruncate(fd, 100); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, m.path("f")); len(got) != 100 || read(t, m.below("f")) != got {
+			t.Errorf("%d bytes after ftruncate", len(got))
+		}
+		closeFd(t, fd)
+	})
+}
+
+// TestNoSetuidAfterWrite: a program that somebody else has written to is not
+// run with its owner's rights, whatever the kernel keeps of its mode.
+func TestNoSetuidAfterWrite(t *testing.T) {
+	eachProtect(t, func(t *testing.T, m *mounted) {
+		sh(t, m.mnt, root, `chmod 777 .; cp /usr/bin/id x; chmod 6777 x; ./x -u >/dev/null`)
+		if got := sh(t, m.mnt, bob, `./x -u`); got != "0\n" {
+			t.Fatalf("before the write: %q", got)
+		}
+		if got := sh(t, m.mnt, bob, `printf x >>x; ./x -u; ./x -g`); got != "1000\n1000\n" {
+			t.Errorf("after a write: %q", got)
+		}
+	})
+}
+
+// TestExecutedFile: a running program can't be written, and a file that is being
+// written can't be run.
+func TestExecutedFile(t *testing.T) {
+	eachProtect(t, func(t *testing.T, m *mounted) {
+		sh(t, m.mnt, root, `cp /bin/sleep x`)
+		run := exec.Command(m.path("x"), "100")
+		if err := run.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := unix.Open(m.path("x"), unix.O_WRONLY, 0)
+		if !errors.Is(err, unix.ETXTBSY) {
+			t.Errorf("opening a running program for writing: %v", err)
+		}
+		if err := run.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		_ = run.Wait() // killed
+		fd := open(t, m.path("x"), unix.O_WRONLY)
+		if err := exec.Command(m.path("x"), "0").Run(); !errors.Is(err, unix.ETXTBSY) {
+			t.Errorf("running a file that is open for writing: %v", err)
+		}
+		closeFd(t, fd)
+		eventually(t, "RELEASE", func() bool { return m.stats().Handles == 0 })
+		if err := exec.Command(m.path("x"), "0").Run(); err != nil {
+			t.Errorf("running it afterwards: %v", err)
+		}
+	})
+}
+
+// TestReservedBlocks: what the backing keeps for root, a user does not get.
+func TestReservedBlocks(t *testing.T) {
+	for _, protect := range []Protect{ProtectFull, ProtectRW, ProtectKnown} {
+		t.Run(protect.String(), func(t *testing.T) {
+			m := mountNew(t, serveConfig{Timeout: time.Second, Protect: protect, FS: "ext4"})
+			sh(t, m.mnt, root, `chmod 777 .; truncate -s 0 by-root; chmod 666 by-root`)
+			held := open(t, m.path("by-root"), unix.O_RDWR) // root came first, and stays
+			defer closeFd(t, held)
+			var st unix.Statfs_t
+			if err := unix.Statfs(m.mnt, &st); err != nil {
+				t.Fatal(err)
+			}
+			if st.Bfree-st.Bavail < 1000 {
+				t.Fatalf("only %d blocks are reserved", st.Bfree-st.Bavail)
+			}
+			most := int64(st.Bavail-500) * st.Bsize
+			full := open(t, m.below("full"), unix.O_CREAT|unix.O_RDWR)
+			if err := unix.Fallocate(full, 0, 0, most); err != nil {
+				t.Fatal(err)
+			}
+			closeFd(t, full)
+			fill := `dd if=/dev/zero of=mine bs=64k count=100 conv=fsync status=none`
+			if got := sh(t, m.mnt, bob, fill); !strings.Contains(got, "No space left") {
+				t.Errorf("a user gets what is reserved: %q", got)
+			}
+			if got := sh(t, m.mnt, root, strings.ReplaceAll(fill, "mine", "roots")); got != "" {
+				t.Errorf("root does not get what is reserved: %q", got)
+			}
+		})
+	}
+}
