@@ -16,12 +16,13 @@ var _ control.Backend = backend{}
 func (b backend) Status(context.Context) (control.Status, error) {
 	m := b.m
 	swept := m.engine.Sweep() // files that are gone are not damaged any more
+	sandbox, held := m.sandbox(), control.Held(m.fs.Stats())
 	s := control.Status{
 		Running: true, Pid: os.Getpid(), Started: m.started,
 		Mountpoint: m.path, Backing: m.backing, OverMounted: m.path == m.backing,
 		State: m.state.path, FS: m.state.meta.FS,
 		Semantics: m.config.semantics.Name, Simulate: m.config.Simulate, ReadOnly: m.config.ReadOnly,
-		Engine: m.engine.Status(),
+		Engine: m.engine.Status(), Held: &held, Sandbox: &sandbox, Protection: m.protection(),
 	}
 	for _, err := range []error{swept, m.ledger.Health(), m.journal.Stats().Err, m.events.Health()} {
 		if err != nil {

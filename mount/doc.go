@@ -14,7 +14,8 @@
 //  4. no running mount is in the way (registry.go)
 //  5. state directory and registry entry are taken, the ledger and the journal
 //     opened, interrupted repairs finished (Engine.Replay)
-//  6. the mount, then the control socket (serve.go, package control)
+//  6. the mount (device.go), the sandbox (sandbox.go), then requests are
+//     answered (serve.go), and questions (package control)
 //
 // A dead mount of ours on the mountpoint goes between 5 and 6. One that covers
 // the backing directory itself has to go before 5, after all checks that need
@@ -31,12 +32,21 @@
 // mounted below the backing directory is hidden, and shows again, like all
 // original content, when the mount is gone.
 //
+// # Sandbox
+//
+// With Options.Confine the process gives away for good what serving does not
+// need: capabilities before step 3, and before the first request everything
+// but its files (Landlock, no_new_privs). The right to unmount stays with a
+// process of its own (unmounter.go), which never unmounts by itself.
+// docs/security.md has the whole of it.
+//
 // # State directory
 //
 // Mode 0700, of the user who mounts. Its lock (flock on the file "lock") is
 // held by the mount that runs on it. It belongs to one backing directory of one
 // filesystem, by file handle and UUID as meta.json says, and is refused for any
-// other. It must lie outside of what is mounted.
+// other. It must lie outside of what is mounted, and where nobody else can put
+// another directory in its place (trust.go).
 //
 // # Registry
 //

@@ -39,6 +39,7 @@ func (m *Mount) openEngine(*target) error {
 	m.engine, err = recovery.New(recovery.Config{
 		Medium: medium, Journal: m.journal, Ledger: m.ledger, Events: m.events,
 		Root: m.root, FS: m.state.meta.FS, Semantics: m.config.semantics, ReadOnly: m.config.ReadOnly,
+		VerifyWrites: m.config.VerifyWrites,
 	})
 	if err != nil {
 		return failed(err, "", "the recovery engine can't start")

@@ -21,11 +21,21 @@ import (
 const helperEnv = "MENDFS_TEST_MOUNT"
 
 func TestMain(m *testing.M) {
+	if u := UnmountsFor(); u != nil {
+		if err := u.Serve(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if d := Background(); d != nil {
 		os.Exit(daemonHelper(d))
 	}
 	if spec := os.Getenv(helperEnv); spec != "" {
 		os.Exit(mountHelper(spec))
+	}
+	if spec := os.Getenv(restrictEnv); spec != "" {
+		os.Exit(restrictHelper(spec))
 	}
 	if dir := os.Getenv(userEnv); dir != "" {
 		os.Exit(userHelper(dir))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -32,9 +33,12 @@ type Mount struct {
 	sim    *sim.Medium // nil if the medium is real
 	engine *recovery.Engine
 	fs     *fs.FS
+	device int // /dev/fuse, with the mount at its other end, until server has it; -1
 	server *fuse.Server
 	served chan struct{} // closed when the kernel has ended the FUSE connection
 	records
+
+	unmounter *unmounter // nil: this process unmounts itself
 
 	opened []func() error // how to close what was opened, in the order of opening
 	failed bool           // New came to nothing
@@ -63,7 +67,7 @@ func New(o Options) (*Mount, error) {
 		return nil, err
 	}
 	defer t.close()
-	m := &Mount{config: c, backing: t.backing.path, path: t.mountpoint.path, started: time.Now().UTC(), root: -1}
+	m := &Mount{config: c, backing: t.backing.path, path: t.mountpoint.path, started: time.Now().UTC(), root: -1, device: -1, served: make(chan struct{})}
 	if err := m.start(t); err != nil {
 		m.failed = true
 		return nil, errors.Join(t.tell(err), m.close())
@@ -72,7 +76,9 @@ func New(o Options) (*Mount, error) {
 }
 
 func (m *Mount) start(t *target) error {
-	for _, step := range []func(*target) error{m.foresee, m.claim, m.openRoot, m.openRecords, m.openEngine, m.uncover, m.serve, m.control} {
+	for _, step := range []func(*target) error{
+		m.privileges, m.foresee, m.claim, m.openRoot, m.openRecords, m.openEngine, m.uncover, m.attach, m.connect, m.readAhead, m.confine, m.serve, m.control,
+	} {
 		if err := step(t); err != nil {
 			return err
 		}
@@ -185,6 +191,9 @@ func (m *Mount) places(t *target, want meta) (string, spot, error) {
 	if err != nil {
 		return "", spot{}, err
 	}
+	if err := trusted(filepath.Dir(path), os.Geteuid()); err != nil {
+		return "", spot{}, usage("mend the ownership and mode of what it names, or give a directory elsewhere with --state", "the state directory %s is not safe from other users: %v", path, err)
+	}
 	return real, at, checkState(real, want)
 }
 
@@ -201,11 +210,16 @@ func (m *Mount) openRoot(t *target) error {
 	fd, err := unix.OpenTree(t.backing.fd, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	switch {
 	case err == nil:
-		// A mount or umount elsewhere must not reach the clone.
-		private := unix.MountAttr{Propagation: unix.MS_PRIVATE}
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &private); err != nil && !errors.Is(err, unix.ENOSYS) { // before 5.12
+		// A mount or umount elsewhere must not reach the clone. What a read
+		// does to access times is decided by the clone's options: FUSE leaves it to us.
+		attr := unix.MountAttr{
+			Propagation: unix.MS_PRIVATE,
+			Attr_clr:    unix.MOUNT_ATTR__ATIME | unix.MOUNT_ATTR_NODIRATIME,
+			Attr_set:    atimeAttr(m.flags(t)),
+		}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil && !errors.Is(err, unix.ENOSYS) { // before 5.12
 			_ = unix.Close(fd) // nothing was done with it
-			return failed(err, "see dmesg", "the clone of %s can't be made private", m.backing)
+			return failed(err, "see dmesg", "the clone of %s can't be given its options", m.backing)
 		}
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL): // not root; before 5.2; unbindable
 		fd, err = unix.Openat(t.backing.fd, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -234,6 +248,13 @@ func (m *Mount) notices(t *target) {
 	if !m.config.semantics.Recover {
 		m.config.warn("semantics %s: programs get EIO over poison, and SIGBUS where they map it", m.config.semantics.Name)
 	}
+	m.unprotected()
+	if os.Geteuid() != 0 {
+		m.config.warn("mounted by an ordinary user: files keep their owner only if that is you, interrupted repairs find files by path alone, suid and devices are off, and --protect rw or known needs root")
+	}
+	if m.config.AllowOther && os.Geteuid() != 0 {
+		m.config.warn("--force: what other users make at %s belongs to you, and they can do there what you can", m.path)
+	}
 	if os.Geteuid() == 0 && !m.config.AllowOther {
 		m.config.warn("only root can reach the files at %s; --allow-other lets other users in", m.path)
 	}
@@ -248,6 +269,12 @@ func (m *Mount) Ready() string {
 	parts := []string{how, "semantics " + m.config.semantics.Name}
 	if m.config.Simulate != "" {
 		parts = append(parts, "simulated medium "+m.config.Simulate)
+	}
+	if m.config.VerifyWrites {
+		parts = append(parts, "verify-writes")
+	}
+	if m.config.protect != fs.ProtectFull {
+		parts = append(parts, "protect "+m.config.protect.String())
 	}
 	if m.config.ReadOnly {
 		parts = append(parts, "read-only")
@@ -303,7 +330,11 @@ func (m *Mount) onTop() error {
 }
 
 func (m *Mount) detach(lazy bool) error {
-	err := detach(m.path, lazy)
+	away := func(lazy bool) error { return detach(m.path, lazy) }
+	if m.unmounter != nil {
+		away = m.unmounter.detach
+	}
+	err := away(lazy)
 	if err == nil || errors.Is(err, unix.EBUSY) {
 		return err
 	}

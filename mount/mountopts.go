@@ -80,3 +80,20 @@ func msFlags(options []string) uintptr {
 	}
 	return flags
 }
+
+// atimeAttr translates what the bits of mount(2) say of access times into
+// those of mount_setattr(2). No bit is what mountinfo has for strictatime.
+func atimeAttr(flags uintptr) (attr uint64) {
+	switch {
+	case flags&unix.MS_NOATIME != 0:
+		attr = unix.MOUNT_ATTR_NOATIME
+	case flags&unix.MS_RELATIME != 0:
+		attr = unix.MOUNT_ATTR_RELATIME
+	default:
+		attr = unix.MOUNT_ATTR_STRICTATIME
+	}
+	if flags&unix.MS_NODIRATIME != 0 {
+		attr |= unix.MOUNT_ATTR_NODIRATIME
+	}
+	return attr
+}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mendfs/mendfs/fs"
 	"github.com/mendfs/mendfs/mount/control"
 	"github.com/mendfs/mendfs/recovery"
 	"github.com/mendfs/mendfs/recovery/media/sim"
@@ -22,10 +23,20 @@ type Options struct {
 	Semantics  string // recover (also ""), strict
 	Simulate   string // "", dax, dax-5.18, line
 	AllowOther bool
+	Protect    string // full (also ""), rw, known
 	ReadOnly   bool
-	MountOpts  []string  // what -o was given, split at commas
-	EventLog   string    // a file that gets a copy of the event stream; "" for none
-	Stderr     io.Writer // warnings and the human text of events; nil for none
+
+	VerifyWrites bool // read back what is written
+
+	MountOpts []string // what -o was given, split at commas
+	EventLog  string   // a file that gets a copy of the event stream; "" for none
+	Force     bool     // do what is refused because it is seldom wanted
+
+	// Confine has New restrict this process for good to what serving needs:
+	// for programs that do nothing else, and ask UnmountsFor first.
+	Confine bool
+
+	Stderr io.Writer // warnings and the human text of events; nil for none
 }
 
 // Error is a refusal or a failure, with the exit code that it stands for.
@@ -44,6 +55,7 @@ type config struct {
 	Options
 	flags     mountFlags
 	semantics recovery.Semantics
+	protect   fs.Protect
 }
 
 // parse checks the options and makes paths absolute.
@@ -64,11 +76,20 @@ func (o Options) parse() (*config, error) {
 	if c.semantics, err = recovery.SemanticsByName(cmp.Or(o.Semantics, "recover")); err != nil {
 		return nil, usage("choose one of them", "%v", err)
 	}
+	if c.protect, err = fs.ProtectByName(cmp.Or(o.Protect, "full")); err != nil {
+		return nil, usage("choose one of them", "%v", err)
+	}
+	if c.protect != fs.ProtectFull && (os.Geteuid() != 0 || !privileged()) {
+		return nil, usage("leave it out, or mount as root", "--protect %v has the kernel read and write files by itself, which takes CAP_SYS_ADMIN", c.protect)
+	}
 	if o.Backing == "" {
 		return nil, usage("mendfs mount BACKING [MOUNTPOINT]", "no backing directory given")
 	}
 	if os.Geteuid() != 0 && slices.ContainsFunc(c.flags.words, func(w string) bool { return w == "suid" || w == "dev" }) {
 		return nil, usage("leave them out, or mount as root", "the mount options suid and dev are for root")
+	}
+	if c.AllowOther && os.Geteuid() != 0 && !c.Force {
+		return nil, usage("mount as root, or add --force if that is what you want", "--allow-other by an ordinary user: what others make in the mount would belong to you")
 	}
 	for _, path := range []*string{&c.Backing, &c.Mountpoint, &c.State, &c.EventLog} {
 		if *path == "" {

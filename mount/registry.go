@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -60,10 +61,10 @@ func registryDir() string {
 // somebody else could have written is none.
 func registries() []*registry {
 	var list []*registry
-	if checkOwned(registryDir(), os.Geteuid()) == nil {
+	if checkRegistry(registryDir(), os.Geteuid()) == nil {
 		list = append(list, &registry{registryDir()})
 	}
-	if registryDir() != rootRegistry && checkOwned(rootRegistry, 0) == nil {
+	if registryDir() != rootRegistry && checkRegistry(rootRegistry, 0) == nil {
 		list = append(list, &registry{rootRegistry})
 	}
 	return list
@@ -78,10 +79,18 @@ func openRegistry(dir string) (*registry, error) {
 	if err := os.MkdirAll(dir, mode); err != nil {
 		return nil, failed(err, "make the directory above it writable", "the list of running mounts can't be kept in %s", dir)
 	}
-	if err := checkOwned(dir, os.Geteuid()); err != nil {
+	if err := checkRegistry(dir, os.Geteuid()); err != nil {
 		return nil, failed(err, "remove it, or give it to yourself with mode 0700", "the list of running mounts can't be kept in %s", dir)
 	}
 	return &registry{dir}, nil
+}
+
+// checkRegistry fails unless only the user uid can have written what is in dir.
+func checkRegistry(dir string, uid int) error {
+	if err := trusted(dir, uid); err != nil {
+		return err
+	}
+	return checkOwned(dir, uid)
 }
 
 var errSymlink = errors.New("it is a symbolic link")
@@ -109,7 +118,7 @@ func checkOwned(path string, uid int) error {
 // lock keeps other mounts from starting until the returned file is closed:
 // between the look at the list and the new entry in it nothing may change.
 func (r *registry) lock() (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(r.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(r.dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -253,13 +262,22 @@ func (e entry) detached() bool {
 	return true
 }
 
-// admit refuses e if it would get in the way of a mount that runs. The
-// registry must be locked.
+// endingTime is how long the process of a detached mount may take to end before
+// a new mount in its place is refused.
+const endingTime = 5 * time.Second
+
+// admit refuses e if it would get in the way of a mount that runs. Where that
+// one is detached it waits: umount(8) returns before the process that served has
+// ended, and what was unmounted can be mounted again at once. The registry must
+// be locked.
 func (r *registry) admit(e entry, t *target) error {
 	if err := r.sweep(); err != nil {
 		return failed(err, "remove the file", "the list of running mounts can't be tidied")
 	}
 	all, err := r.entries()
+	for end := time.Now().Add(endingTime); err == nil && e.waitsFor(all) && time.Now().Before(end); all, err = r.entries() {
+		time.Sleep(10 * time.Millisecond)
+	}
 	if err != nil {
 		return failed(err, "remove the file if no mendfs runs", "the list of running mounts can't be read")
 	}
@@ -267,6 +285,18 @@ func (r *registry) admit(e entry, t *target) error {
 		return err
 	}
 	return otherUsersMount(t, all)
+}
+
+// waitsFor reports whether one of all is in the way of e that may be about to end:
+// it is detached, or its process has gone since the list was read.
+func (e entry) waitsFor(all []entry) bool {
+	return slices.ContainsFunc(all, func(o entry) bool {
+		if e.conflict([]entry{o}) == nil {
+			return false
+		}
+		_, err := os.Stat("/proc/" + strconv.Itoa(o.Pid))
+		return o.detached() || errors.Is(err, os.ErrNotExist)
+	})
 }
 
 // registration is this process's entry; its lock is held until close.

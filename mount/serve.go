@@ -1,7 +1,8 @@
 package mount
 
 import (
-	"cmp"
+	"errors"
+	"fmt"
 	"log"
 	"os"
 	"time"
@@ -20,8 +21,8 @@ const (
 	cacheBeside      = time.Second
 )
 
-// serve mounts and starts to answer the kernel.
-func (m *Mount) serve(t *target) error {
+// openFS makes the filesystem that is to be mounted.
+func (m *Mount) openFS(t *target) error {
 	timeout := cacheBeside
 	if t.overMounted() {
 		timeout = cacheOverMounted
@@ -29,44 +30,49 @@ func (m *Mount) serve(t *target) error {
 	var err error
 	m.fs, err = fs.New(fs.Config{
 		Root: m.root, Engine: m.engine, ReadOnly: m.config.ReadOnly,
-		AttrTimeout: timeout, EntryTimeout: timeout, Exclusive: t.overMounted(),
-		NoAtime: m.flags(t)&unix.MS_NOATIME != 0,
+		AttrTimeout: timeout, EntryTimeout: timeout, Exclusive: t.overMounted(), Protect: m.config.protect,
+		NoAtime:     m.flags(t)&unix.MS_NOATIME != 0,
+		StrictAtime: atimeAttr(m.flags(t))&unix.MOUNT_ATTR_STRICTATIME != 0,
 	})
 	if err != nil {
 		return failed(err, "see the limits of this process with ulimit -a", "the files of %s can't be served", m.backing)
 	}
 	m.onClose(m.fs.Close)
-	at, opts := m.fuseOptions(t)
-	if m.server, err = fuse.NewServer(m.fs, at, opts); err != nil {
-		return m.cannotMount(err)
+	return nil
+}
+
+// connect greets the kernel, and finds out whether it can do what is wanted of
+// it. Requests wait until serve.
+func (m *Mount) connect(*target) error {
+	opts := m.fs.MountOptions()
+	opts.Logger = log.New(fs.Quiet(m.config.Stderr), "mendfs: ", 0)
+	raw, err := m.fs.Answer(m.device)
+	if err != nil {
+		return failed(err, "see the limits of this process with ulimit -a", "the kernel can't be answered")
 	}
-	m.served = make(chan struct{})
+	device := m.device
+	m.device = -1 // the server closes it
+	if m.server, err = fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", device), opts); err != nil {
+		return failed(err, "see dmesg", "the kernel can't be answered")
+	}
+	if err := m.checkPassthrough(); err != nil {
+		if left := m.removeMount(); left != nil {
+			return errors.Join(err, left)
+		}
+		m.server.Serve() // ends at once, and closes the device
+		return err
+	}
+	return nil
+}
+
+// serve starts to answer the kernel.
+func (m *Mount) serve(*target) error {
 	go func() { // ends when the mount is gone
 		m.server.Serve()
 		close(m.served)
 	}()
 	m.onClose(m.endServing)
-	return m.list()
-}
-
-// fuseOptions says where and how to mount. Who may call mount(2) does so on
-// the descriptor that was checked; fusermount3 has to find the path again.
-func (m *Mount) fuseOptions(t *target) (at string, opts *fuse.MountOptions) {
-	opts = m.fs.MountOptions()
-	opts.Name = fsName
-	opts.FsName = cmp.Or(m.config.flags.source, m.backing)
-	opts.AllowOther = m.config.AllowOther
-	opts.Logger = log.New(m.config.Stderr, "mendfs: ", 0)
-	if !privileged() {
-		opts.Options = append(opts.Options, m.config.flags.words...)
-		if m.config.ReadOnly {
-			opts.Options = append(opts.Options, "ro")
-		}
-		return m.path, opts
-	}
-	opts.DirectMountStrict = true
-	opts.DirectMountFlags = m.flags(t) | unix.MS_MGC_VAL // without it go-fuse takes 0 for its own default
-	return fdPath(t.mountpoint.fd), opts
+	return nil
 }
 
 // flags is the MS_* bits of the mount: those of the backing's own mount, as
@@ -83,36 +89,27 @@ func (m *Mount) flags(t *target) uintptr {
 	return flags
 }
 
-func (m *Mount) cannotMount(err error) error {
-	if privileged() {
-		return failed(err, "see dmesg", "%s can't be mounted", m.path)
-	}
-	return failed(err, "see what fusermount3 said above; the mountpoint must be yours", "%s can't be mounted", m.path)
-}
-
-// list notes the new filesystem's device number, by which Find knows it.
-func (m *Mount) list() error {
-	p, err := lookup(m.path)
-	if err != nil {
-		return failed(err, "see whether it was unmounted just now", "%s can't be found after mounting", m.path)
-	}
-	defer p.close()
-	if err := m.entry.mounted(p.mount.Dev); err != nil {
-		return failed(err, "make room in /run", "the mount can't be put on the list of running ones")
-	}
-	return nil
-}
-
 // endServing waits until no request is under way. If the connection broke
 // without an umount (an abort through sysfs), or New fails, the mount is still
 // there and is taken away.
 func (m *Mount) endServing() error {
-	err := m.removeMount()
+	err := m.detachLeft()
 	<-m.served
 	return err
 }
 
+// removeMount takes the mount away if it is still there, and gives the device
+// free.
 func (m *Mount) removeMount() error {
+	err := m.detachLeft()
+	if m.device >= 0 {
+		err = errors.Join(err, unix.Close(m.device))
+		m.device = -1
+	}
+	return err
+}
+
+func (m *Mount) detachLeft() error {
 	all, err := mounts()
 	if err != nil {
 		return err

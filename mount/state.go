@@ -193,6 +193,10 @@ func (s *stateDir) take() error {
 	if s.lock, err = lockState(s.path); err != nil {
 		return err
 	}
+	if err := os.Chmod(s.path, 0o700); err != nil { // one that was given may be open for reading
+		_ = s.lock.Close() // nothing was written
+		return err
+	}
 	got, err := readMeta(s.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -225,7 +229,7 @@ func checkLock(dir string) error {
 // lockState locks the state directory dir; the error is a usage error when
 // another process has it.
 func lockState(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +255,7 @@ func (s *stateDir) writeMeta() error {
 		return err
 	}
 	tmp := s.file(metaFile + ".new")
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}

@@ -13,9 +13,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/mendfs/mendfs/mount"
 )
 
 func main() {
+	if u := mount.UnmountsFor(); u != nil {
+		os.Exit(exitCode(u.Serve()))
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	signals := make(chan os.Signal, 2)

@@ -30,6 +30,10 @@ at SIGINT or SIGTERM, or by itself after 'mendfs umount'.
 Lost bytes read as zero and are in the ledger. Programs that have checksums or
 replicas of their own are better served by --semantics strict, where they get EIO.
 
+With --protect rw and known the kernel serves a part by itself, at the speed of the medium
+and unprotected: mappings (rw: SIGBUS over poison), or whole files as long as no poison is known
+in them (known: the first touch of new poison is EIO or SIGBUS). For root, on Linux 6.9 or later.
+
 Exit status: 0 unmounted, 8 it did not work, 16 wrong usage, 32 interrupted twice.`,
 		Example: `  mendfs mount /srv/db
   mendfs mount --daemon --semantics strict /mnt/pmem /srv/db
@@ -42,7 +46,7 @@ Exit status: 0 unmounted, 8 it did not work, 16 wrong usage, 32 interrupted twic
 					return &usageError{"the MOUNTPOINT is empty", "name a directory, or leave it out to mount over BACKING itself"}
 				}
 			}
-			for _, name := range []string{"state", "semantics", "simulate", "event-log"} {
+			for _, name := range []string{"state", "semantics", "simulate", "protect", "event-log"} {
 				if f := cmd.Flags().Lookup(name); f.Changed && f.Value.String() == "" {
 					return &usageError{"--" + name + " is empty", "give it a value, or leave it out"}
 				}
@@ -55,8 +59,11 @@ Exit status: 0 unmounted, 8 it did not work, 16 wrong usage, 32 interrupted twic
 	f.StringVar(&o.State, "state", "", "state `DIR`: journal, ledger, events (default: /var/lib/mendfs/NAME, or $XDG_STATE_HOME/mendfs/NAME)")
 	f.StringVar(&o.Semantics, "semantics", "recover", "what programs see of poison: recover or strict (`NAME`)")
 	f.StringVar(&o.Simulate, "simulate", "", "simulate poison as this `PROFILE` of kernel and memory does: dax, dax-5.18, line")
+	f.StringVar(&o.Protect, "protect", "full", "what is protected: full (all I/O), rw (not mappings), known (files whose poison is known) (`MODE`)")
+	f.BoolVar(&o.VerifyWrites, "verify-writes", false, "read back what programs write, and repair poison under it that nobody knew of; costs a read for each write")
 	f.BoolVar(&o.AllowOther, "allow-other", false, "let other users in, as far as the file modes do")
 	f.BoolVar(&o.ReadOnly, "read-only", false, "mount read-only; repairs nothing")
+	f.BoolVar(&o.Force, "force", false, "do what is refused because it is seldom wanted: --allow-other by an ordinary user, to whom all new files would belong")
 	f.StringArrayVarP(&o.lists, "options", "o", nil, "mount options as `opt,opt`: ro, allow_other, nosuid, nodev, noexec, noatime, fsname=, ...")
 	f.StringVar(&o.EventLog, "event-log", "", "write the events to this `FILE` too")
 	return cmd
@@ -66,6 +73,7 @@ func runMount(ctx context.Context, o mountOptions, stdout, stderr io.Writer) err
 	for _, list := range o.lists {
 		o.MountOpts = append(o.MountOpts, strings.Split(list, ",")...)
 	}
+	o.Confine = true // this process does nothing else
 	if !o.daemon {
 		o.Stderr = stderr
 		return serve(ctx, o.Options, func(m *mount.Mount) error {

@@ -83,7 +83,7 @@ func TestOutput(t *testing.T) {
 	running := control.Status{
 		Running: true, Mountpoint: "/srv/db", Backing: "/srv/db", OverMounted: true, State: "/var/lib/mendfs/db-1a2b3c4d", FS: "uuid",
 		Pid: 42, Started: noon, Semantics: "recover", Simulate: "dax", Lost: control.Count{Ranges: 1, Bytes: 64},
-		Reinitialized: control.Count{Ranges: 2, Bytes: 1024}, OpenIntents: 1, Engine: map[string]any{"recovered_reads": 3.0, "lost_bytes": 1088.0, "repaired_pages": 0.0, "breaker_open": true},
+		Reinitialized: control.Count{Ranges: 2, Bytes: 1024}, OpenIntents: 1, Sandbox: &control.Sandbox{Capabilities: []string{"chown", "sys_admin"}, NoNewPrivs: true, Landlock: 7}, Engine: map[string]any{"recovered_reads": 3.0, "lost_bytes": 1088.0, "repaired_pages": 0.0, "breaker_open": true},
 	}
 	troubled := control.Status{
 		Running: true, Mountpoint: "/srv/db", Backing: "/srv/db", State: "/var/lib/mendfs/db-1a2b3c4d", FS: "uuid", Pid: 42, Started: noon,

@@ -107,7 +107,7 @@ func flagError(cmd *cobra.Command, err error) error {
 
 func isLaterFlag(verb, flag string) bool {
 	switch verb + " --" + flag {
-	case "mount --protect", "mount --repair", "mount --verify-writes", "mount --breaker",
+	case "mount --repair", "mount --breaker",
 		"lost --format", "lost --export":
 		return true
 	}

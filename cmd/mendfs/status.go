@@ -106,6 +106,10 @@ func printStatus(w io.Writer, s control.Status) error {
 	}
 	if s.Running {
 		rows = append(rows, []string{"  semantics", semanticsText(s)})
+		rows = append(rows, protectionRows(s.Protection)...)
+	}
+	if s.Sandbox != nil {
+		rows = append(rows, []string{"  sandbox", sandboxText(s.Sandbox)})
 	}
 	rows = append(rows,
 		[]string{"  lost", countText(s.Lost, "the poison is still there")},
@@ -151,6 +155,44 @@ func semanticsText(s control.Status) string {
 	return strings.Join(words, ", ")
 }
 
+// protectionRows says what is not protected, and by what to change that.
+func protectionRows(p *control.Protection) [][]string {
+	if p == nil {
+		return nil
+	}
+	text := p.Mode
+	if p.Mode != "full" {
+		text += fmt.Sprintf(", %s open in passthrough", count(p.Passthrough, "file"))
+	}
+	if p.Refused > 0 {
+		text += fmt.Sprintf(", %s served in full because the kernel refused", count(int(p.Refused), "open"))
+	}
+	rows := [][]string{{"  protect", text}}
+	for _, u := range p.Unprotected {
+		how := count(u.Opens, "open") + " from before its poison was known"
+		if u.Opens == 0 {
+			how = "maybe mapped from before its poison was known"
+		}
+		rows = append(rows, []string{"  unprotected", fmt.Sprintf("%s: %s; %s", quote(u.Name()), how, u.Next)})
+	}
+	return rows
+}
+
+func sandboxText(s *control.Sandbox) string {
+	words := []string{fmt.Sprintf("Landlock %d", s.Landlock)}
+	if s.Landlock == 0 {
+		words = []string{"no Landlock: " + s.Why}
+	}
+	if s.NoNewPrivs {
+		words = append(words, "no_new_privs")
+	}
+	capabilities := "no capabilities"
+	if len(s.Capabilities) > 0 {
+		capabilities = "capabilities " + strings.Join(s.Capabilities, " ")
+	}
+	return strings.Join(append(words, capabilities), ", ")
+}
+
 func countText(c control.Count, meaning string) string {
 	if c.Ranges == 0 {
 		return "nothing"
@@ -184,6 +226,9 @@ func engineRows(engine any) [][]string {
 		return nil
 	}
 	var rows [][]string
+	if on, ok := fields["verify_writes"].(bool); ok && on {
+		rows = append(rows, []string{"  verify writes", "what programs write is read back"})
+	}
 	for _, c := range counters {
 		if n, ok := fields[c.name].(float64); ok {
 			rows = append(rows, []string{"  " + c.label, fmt.Sprintf("%.0f %s", n, c.since)})

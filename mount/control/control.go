@@ -64,6 +64,15 @@ type Status struct {
 	Simulate    string    `json:"simulate,omitempty"`
 	ReadOnly    bool      `json:"read_only,omitempty"`
 
+	// Protection is what programs may meet unprotected; nil when no mount is running.
+	Protection *Protection `json:"protection,omitempty"`
+
+	// Held is what is in use; nil when no mount is running.
+	Held *Held `json:"held,omitempty"`
+
+	// Sandbox is how the serving process is confined; nil when none is running.
+	Sandbox *Sandbox `json:"sandbox,omitempty"`
+
 	Lost          Count `json:"lost"`          // the poison is still there
 	Reinitialized Count `json:"reinitialized"` // media clean, content zero
 	OpenIntents   int   `json:"open_intents"`  // > 0 without a running mount: do not use the backing directly before mounting
@@ -75,6 +84,42 @@ type Status struct {
 	// Engine is the recovery engine's own account (recovery.Status; a Client
 	// has what its JSON decodes to); nil when no mount is running.
 	Engine any `json:"engine,omitempty"`
+}
+
+// Held is what the kernel and the programs above hold at the moment.
+type Held struct {
+	Inodes    int `json:"inodes"`    // files known to the kernel, the root included
+	Handles   int `json:"handles"`   // open files and directories
+	Fds       int `json:"fds"`       // descriptors for both
+	Abandoned int `json:"abandoned"` // requests whose callers were killed and that still wait for the backing filesystem
+}
+
+// Protection is what the kernel serves by itself, past mendfs.
+type Protection struct {
+	Mode        string        `json:"mode"`                  // full, rw, known
+	Passthrough int           `json:"passthrough"`           // files that are open so now
+	Refused     uint64        `json:"refused,omitempty"`     // opens that the kernel would not take since the mount: served in full
+	Unprotected []Unprotected `json:"unprotected,omitempty"` // files with known poison that programs have to open again
+}
+
+// Unprotected is a file with known poison that was opened, or mapped, before
+// that was known, and is still.
+type Unprotected struct {
+	Path    string `json:"path,omitempty"`
+	PathB64 []byte `json:"path_b64,omitempty"` // see Wire
+	Opens   int    `json:"opens"`              // 0: all closed, and maybe still mapped
+	Next    string `json:"next"`
+}
+
+// Name is the path, UTF-8 or not.
+func (u Unprotected) Name() string { return name(u.Path, u.PathB64) }
+
+// Sandbox is what a serving process can't do.
+type Sandbox struct {
+	Capabilities []string `json:"capabilities"`  // what it has left of root's rights
+	NoNewPrivs   bool     `json:"no_new_privs"`  // no program that it starts can get more
+	Landlock     int      `json:"landlock"`      // the version of the rules that keep it to its files; 0: none do
+	Why          string   `json:"why,omitempty"` // why no rules do
 }
 
 // Count is a number of ranges and the bytes in them.

@@ -378,3 +378,35 @@ func TestNobodyAnswers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSocketIsClosed looks at the mode, which must not depend on the umask.
+func TestSocketIsClosed(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0))
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := Listen(dir); err == nil {
+		t.Errorf("made in a directory that all may write: %v", l.Close())
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Lstat(filepath.Join(dir, Socket))
+	if err := errors.Join(err, l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if st.Mode().Perm() != 0o600 {
+		t.Errorf("the socket has mode %v", st.Mode())
+	}
+	if err := os.Symlink(dir, dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := Listen(dir + "/link"); err == nil {
+		t.Errorf("made through a symbolic link: %v", l.Close())
+	}
+}

@@ -3,9 +3,11 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,20 +20,42 @@ func Listen(state string) (net.Listener, error) {
 		return nil, err
 	}
 	defer dir.Close()
+	if err := ours(dir); err != nil {
+		return nil, err
+	}
 	if err := unix.Unlinkat(int(dir.Fd()), Socket, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return nil, err
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socketAt(dir), Net: "unix"})
+	l, err := (&net.ListenConfig{Control: closed}).Listen(context.Background(), "unix", socketAt(dir))
 	if err != nil {
 		return nil, err
 	}
-	// The directory's mode keeps others out until the socket's own does.
-	if err := os.Chmod(socketAt(dir), 0o600); err != nil {
-		_ = l.Close() // nobody has connected
-		return nil, err
+	own, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%s is no Unix socket", dir.Name()), l.Close())
 	}
-	l.SetUnlinkOnClose(false) // by then the name below /proc means another directory
-	return &listener{l, state}, nil
+	own.SetUnlinkOnClose(false) // by then the name below /proc means another directory
+	return &listener{own, state}, nil
+}
+
+// closed gives the socket the mode 0600 before it has a name: the file is made
+// with the mode of the socket (Linux ≥ 2.6.39, unix_bind; TestSocketIsClosed).
+func closed(_, _ string, socket syscall.RawConn) error {
+	var failed error
+	err := socket.Control(func(fd uintptr) { failed = unix.Fchmod(int(fd), 0o600) })
+	return errors.Join(err, failed)
+}
+
+// ours fails if another user could put a socket of his in place of this one.
+func ours(dir *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return &os.PathError{Op: "stat", Path: dir.Name(), Err: err}
+	}
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("%s can be written by others (uid %d, mode %04o)", dir.Name(), st.Uid, st.Mode&0o7777)
+	}
+	return nil
 }
 
 // listener removes its socket when it is closed.
@@ -61,7 +85,7 @@ func dial(ctx context.Context, state string) (net.Conn, error) {
 }
 
 func openDir(path string) (*os.File, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
