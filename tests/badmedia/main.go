@@ -21,6 +21,8 @@
 //	bad OFF LEN NAME    poison; answers "ok"
 //	left NAME           what is bad: "OFF+LEN ..."
 //	outage on|off       answers "ok"
+//	hang NAME           the file's data can't be reached, and who asks for it waits; "ok"
+//	go on               for what hangs; "ok"
 //	reads               how many READs there were
 //
 // At the end of its input, or when told to terminate, it unmounts and ends.
@@ -52,7 +54,7 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	m := &media{unit: *unit, cached: *cached, bad: map[uint64]*ranges.Set{}}
+	m := &media{unit: *unit, cached: *cached, bad: map[uint64]*ranges.Set{}, hung: map[uint64]chan struct{}{}}
 	if err := serve(m, flag.Arg(0), flag.Arg(1), *noHandles); err != nil {
 		fmt.Fprintln(os.Stderr, "badmedia:", err)
 		os.Exit(1)
@@ -125,6 +127,14 @@ func (m *media) command(dir, line string) (string, error) {
 		return strings.Join(left, " "), nil
 	case "outage":
 		m.setOutage(rest == "on")
+	case "hang":
+		ino, err := inode(dir, rest)
+		if err != nil {
+			return "", err
+		}
+		m.hang(ino)
+	case "go":
+		m.goOn()
 	case "reads":
 		return fmt.Sprint(m.reads.Load()), nil
 	default:

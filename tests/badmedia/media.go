@@ -19,6 +19,7 @@ type media struct {
 	mu     sync.RWMutex           // guards the rest; held over the I/O below, so that clearing and writing are one
 	bad    map[uint64]*ranges.Set // by inode; whole units
 	outage bool
+	hung   map[uint64]chan struct{} // by inode; closed when it goes on
 }
 
 func (m *media) poison(ino uint64, r ranges.Range) {
@@ -40,6 +41,34 @@ func (m *media) setOutage(on bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.outage = on
+}
+
+// hang makes what is asked of a file's data wait until goOn.
+func (m *media) hang(ino uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.hung[ino] == nil {
+		m.hung[ino] = make(chan struct{})
+	}
+}
+
+func (m *media) goOn() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, hung := range m.hung {
+		close(hung)
+	}
+	clear(m.hung)
+}
+
+// wait returns when the file does not hang.
+func (m *media) wait(ino uint64) {
+	m.mu.RLock()
+	hung := m.hung[ino]
+	m.mu.RUnlock()
+	if hung != nil {
+		<-hung
+	}
 }
 
 // of is what is bad in a file. The caller holds mu.

@@ -76,6 +76,7 @@ func (n *node) Setattr(ctx context.Context, f gofs.FileHandle, in *fuse.SetAttrI
 		return errno
 	}
 	m, ino := n.media, n.StableAttr().Ino
+	m.wait(ino)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	from := min(int64(size), int64(before.Size))
@@ -107,6 +108,7 @@ type handle struct {
 
 func (h *handle) Read(ctx context.Context, buf []byte, off int64) (fuse.ReadResult, syscall.Errno) {
 	h.media.reads.Add(1)
+	h.media.wait(h.ino)
 	h.media.mu.RLock()
 	defer h.media.mu.RUnlock()
 	n, errno := h.media.readable(h.ino, ranges.Range{Off: off, Len: int64(len(buf))})
@@ -122,6 +124,7 @@ func (h *handle) Read(ctx context.Context, buf []byte, off int64) (fuse.ReadResu
 }
 
 func (h *handle) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	h.media.wait(h.ino)
 	h.media.mu.Lock()
 	defer h.media.mu.Unlock()
 	r := ranges.Range{Off: off, Len: int64(len(data))}
@@ -136,6 +139,7 @@ func (h *handle) Write(ctx context.Context, data []byte, off int64) (uint32, sys
 }
 
 func (h *handle) Allocate(ctx context.Context, off, size uint64, mode uint32) syscall.Errno {
+	h.media.wait(h.ino)
 	h.media.mu.Lock()
 	defer h.media.mu.Unlock()
 	var zeroed ranges.Range
@@ -153,6 +157,7 @@ func (h *handle) Allocate(ctx context.Context, off, size uint64, mode uint32) sy
 }
 
 func (h *handle) Fsync(ctx context.Context, flags uint32) syscall.Errno {
+	h.media.wait(h.ino)
 	h.media.mu.RLock()
 	defer h.media.mu.RUnlock()
 	if h.media.outage {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -127,6 +128,46 @@ func (b *BadMedia) Left(rel string) *ranges.Set {
 func (b *BadMedia) Outage(on bool) {
 	b.t.Helper()
 	b.tell("outage %s", map[bool]string{true: "on", false: "off"}[on])
+}
+
+// Hang makes everything that is asked of a file's data wait until GoOn.
+func (b *BadMedia) Hang(rel string) {
+	b.t.Helper()
+	b.tell("hang %s", rel)
+	b.t.Cleanup(b.GoOn)
+}
+
+// GoOn ends all Hangs.
+func (b *BadMedia) GoOn() { b.t.Helper(); b.tell("go on") }
+
+// Freeze stops the process that serves the filesystem: everything that is asked
+// of it waits until Thaw.
+func (b *BadMedia) Freeze() {
+	b.t.Helper()
+	b.signal(unix.SIGSTOP)
+	b.t.Cleanup(b.Thaw) // before anything that waits for it
+	for !b.stopped() {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (b *BadMedia) stopped() bool {
+	b.t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.daemon.cmd.Process.Pid))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return strings.Contains(string(stat), ") T ")
+}
+
+// Thaw ends Freeze.
+func (b *BadMedia) Thaw() { b.t.Helper(); b.signal(unix.SIGCONT) }
+
+func (b *BadMedia) signal(s os.Signal) {
+	b.t.Helper()
+	if err := b.daemon.cmd.Process.Signal(s); err != nil {
+		b.t.Error(err)
+	}
 }
 
 // Reads is the number of READs that have reached the medium.
