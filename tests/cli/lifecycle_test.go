@@ -393,3 +393,17 @@ func TestDoctor(t *testing.T) {
 		t.Error("the backing directory has changed")
 	}
 }
+
+// What was unmounted can be mounted again at once, though the process that
+// served it ends a moment later.
+func TestMountAgainAtOnce(t *testing.T) {
+	m := harness.New(t, harness.Config{})
+	for range 20 {
+		if err := unix.Unmount(m.At, 0); err != nil {
+			t.Fatal(err)
+		}
+		next := harness.New(t, harness.Config{Backing: m.Backing, State: m.State})
+		m.WaitExit()
+		m = next
+	}
+}

@@ -35,7 +35,7 @@ func TestMountRefusals(t *testing.T) {
 		args  []string
 	}{
 		{"an unknown flag", exitUsage, []string{"--frobnicate"}, []string{"--frobnicate", b, m}},
-		{"a flag of a later version", exitUsage, []string{"--protect", "not in this version"}, []string{"--protect", "rw", b, m}},
+		{"a flag of a later version", exitUsage, []string{"--repair", "not in this version"}, []string{"--repair", "eager", b, m}},
 		{"a semantics of a later version", exitUsage, []string{"prefix"}, []string{"--semantics", "prefix", b, m}},
 		{"an unknown semantics", exitUsage, []string{"nonsense"}, []string{"--semantics", "nonsense", b, m}},
 		{"an unknown profile", exitUsage, []string{"vax"}, []string{"--simulate", "vax", b, m}},
