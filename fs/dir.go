@@ -117,20 +117,24 @@ func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList)
 }
 
 // ReadDirPlus lists names and looks each of them up, as the kernel would do
-// next. A name that has gone in between is listed without the lookup.
+// next. A name that has gone in between is listed without the lookup, and so is
+// one of a file that the kernel was told of just now: it has not asked for
+// what it knows, but for the names (Linux 6.18 asks for both each time).
 func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	h, err := f.directory(in.Fh)
 	if err != nil {
 		return status(err)
 	}
+	fresh := min(f.config.EntryTimeout, f.config.AttrTimeout) / 2
 	return status(h.dir.each(in.Offset, func(e fuse.DirEntry) bool {
-		e.Ino = f.number(key{h.n.key.dev, e.Ino})
+		k := key{h.n.key.dev, e.Ino}
+		e.Ino = f.number(k)
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil {
 			return false
 		}
-		if e.Name == "." || e.Name == ".." {
-			return true // the kernel counts no lookup for these
+		if e.Name == "." || e.Name == ".." || f.table.wasTold(k, fresh) {
+			return true // without a lookup, that is; the kernel counts none for the first two
 		}
 		if err := f.lookup(h.fd, e.Name, entry); err != nil {
 			*entry = fuse.EntryOut{}

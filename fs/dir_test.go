@@ -3,11 +3,13 @@ package fs
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"sort"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
@@ -82,4 +84,74 @@ func getdents(t *testing.T, fd, most int) (names []string, offs []int64) {
 		}
 	}
 	return names, offs
+}
+
+// TestReadDirPlusTellsOnce reads a directory as the kernel does: the second
+// time, names come without the lookups that the kernel has just got, until it
+// forgets them.
+func TestReadDirPlusTellsOnce(t *testing.T) {
+	f, dir := unmounted(t, Config{EntryTimeout: time.Hour, AttrTimeout: time.Hour})
+	for i := range 3 {
+		write(t, filepath.Join(dir, fmt.Sprint(i)), "")
+	}
+	var opened fuse.OpenOut
+	if st := f.OpenDir(nil, &fuse.OpenIn{InHeader: fuse.InHeader{NodeId: fuse.FUSE_ROOT_ID}}, &opened); !st.Ok() {
+		t.Fatal(st)
+	}
+	defer f.ReleaseDir(&fuse.ReleaseIn{Fh: opened.Fh})
+	told := func() (ids []uint64) {
+		list := fuse.NewDirEntryList(make([]byte, 1<<16), 0)
+		if st := f.ReadDirPlus(nil, &fuse.ReadIn{Fh: opened.Fh}, list); !st.Ok() {
+			t.Fatal(st)
+		}
+		names, entries, err := fuse.ParseDirLookupEntries(list.Bytes())
+		if err != nil || len(names) != 5 {
+			t.Fatalf("%d names, %v", len(names), err)
+		}
+		for i := range entries {
+			if id := entries[i].NodeId; id != 0 {
+				ids = append(ids, id)
+			}
+		}
+		return ids
+	}
+	first := told()
+	if len(first) != 3 {
+		t.Errorf("told of %d files, want 3", len(first))
+	}
+	if again := told(); len(again) != 0 {
+		t.Errorf("told again of %d files at once", len(again))
+	}
+	f.Forget(first[0], 1)
+	if again := told(); len(again) != 1 || again[0] != first[0] {
+		t.Errorf("told of %v after a FORGET of %d", again, first[0])
+	}
+}
+
+// unmounted is a filesystem over a new directory, to be asked as the kernel
+// would. It ends with the test.
+func unmounted(t *testing.T, c Config) (f *FS, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	engine, done, err := newEngine(int(root.Fd()), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Root, c.Engine = int(root.Fd()), engine
+	if f, err = New(c); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, err := range []error{f.Close(), done()} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return f, dir
 }

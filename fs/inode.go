@@ -34,6 +34,7 @@ type inode struct {
 	pins       int32  // requests that use fd
 	users      int32  // those, and open handles
 	fd         int    // O_PATH, or -1
+	told       uint32 // when the kernel was told of it by name, by table.clock
 	lookups    uint64 // what the kernel will forget
 	handle     *unix.FileHandle
 	prev, next *inode

@@ -47,6 +47,7 @@ type table struct {
 	root    int     // descriptor of the root, which its inode owns
 	rootKey key
 	limit   int
+	began   time.Time // see clock
 
 	mu     sync.Mutex // guards all below, and the fields of inode that say so
 	byID   map[uint64]*inode
@@ -84,6 +85,7 @@ func newTable(root, limit int) (*table, error) {
 		root:    fd,
 		rootKey: k,
 		limit:   limit,
+		began:   time.Now(),
 		byKey:   map[key]*inode{k: n},
 		byID:    map[uint64]*inode{n.id: n},
 		fds:     1,
@@ -218,6 +220,7 @@ func (t *table) enter(fd int, k key, kind uint32, fromHandle bool) *inode {
 		t.doomed = append(t.doomed, fd)
 	}
 	n.lookups++
+	n.told = t.clock()
 	n.users++
 	n.pins++
 	t.touch(n)
@@ -276,6 +279,19 @@ func (t *table) lookedUp(n *inode) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n.lookups++
+	n.told = t.clock()
+}
+
+// clock is the time in milliseconds; it comes round in 49 days.
+func (t *table) clock() uint32 { return uint32(time.Since(t.began).Milliseconds()) }
+
+// wasTold reports whether the kernel was told of the file k, by any name, less
+// than that long ago, and has not forgotten it.
+func (t *table) wasTold(k key, ago time.Duration) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.known(k)
+	return n != nil && n.lookups > 0 && int64(t.clock()-n.told) < ago.Milliseconds()
 }
 
 // forget takes back count of what enter and lookedUp counted.
