@@ -33,7 +33,8 @@ var flagWords = map[string]struct{ set, clear uintptr }{
 // ignoredWords mean something to mount(8), systemd or /etc/fstab, not to us.
 var ignoredWords = map[string]bool{
 	"": true, "defaults": true, "rw": true, "auto": true, "noauto": true, "nofail": true, "_netdev": true,
-	"user": true, "nouser": true, "users": true, "owner": true, "group": true,
+	"user": true, "nouser": true, "users": true, "owner": true, "group": true, "nogroup": true, "noowner": true, "nousers": true,
+	"async": true, "nomand": true, "nolazytime": true, "symfollow": true, "silent": true, "loud": true, "default_permissions": true, // so it is anyway
 }
 
 // parseMountOpts reads the words of -o; later ones win. Words may themselves

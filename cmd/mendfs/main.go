@@ -25,15 +25,19 @@ func main() {
 	defer cancel()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	go interrupt(signals, cancel)
-	os.Exit(execute(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	run, cancelled := execute, exitCancelled
+	if isHelper(os.Args[0]) {
+		run, cancelled = runHelper, mountCancelled
+	}
+	go interrupt(signals, cancel, cancelled)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // interrupt cancels the running verb at the first signal, so that it can put
 // things in order, and gives up at the second. It ends with the process.
-func interrupt(signals <-chan os.Signal, cancel context.CancelFunc) {
+func interrupt(signals <-chan os.Signal, cancel context.CancelFunc, code int) {
 	<-signals
 	cancel()
 	<-signals
-	os.Exit(exitCancelled)
+	os.Exit(code)
 }

@@ -15,6 +15,7 @@ import (
 type mountOptions struct {
 	mount.Options
 	daemon bool
+	fake   bool     // check, and mount nothing; for mount -f
 	lists  []string // each -o as given
 }
 
@@ -56,6 +57,8 @@ Exit status: 0 unmounted, 8 it did not work, 16 wrong usage, 32 interrupted twic
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.daemon, "daemon", false, "return when the mount is ready, and serve in the background")
+	f.BoolVar(&o.fake, "fake", false, "check what can be checked, and mount nothing")
+	f.Lookup("fake").Hidden = true // for the mount helper
 	f.StringVar(&o.State, "state", "", "state `DIR`: journal, ledger, events (default: /var/lib/mendfs/NAME, or $XDG_STATE_HOME/mendfs/NAME)")
 	f.StringVar(&o.Semantics, "semantics", "recover", "what programs see of poison: recover or strict (`NAME`)")
 	f.StringVar(&o.Simulate, "simulate", "", "simulate poison as this `PROFILE` of kernel and memory does: dax, dax-5.18, line")
@@ -72,6 +75,9 @@ Exit status: 0 unmounted, 8 it did not work, 16 wrong usage, 32 interrupted twic
 func runMount(ctx context.Context, o mountOptions, stdout, stderr io.Writer) error {
 	for _, list := range o.lists {
 		o.MountOpts = append(o.MountOpts, strings.Split(list, ",")...)
+	}
+	if o.fake {
+		return mount.Check(o.Options)
 	}
 	o.Confine = true // this process does nothing else
 	if !o.daemon {

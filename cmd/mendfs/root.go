@@ -81,6 +81,9 @@ func unknownVerb(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	if strings.HasPrefix(args[0], "/") { // as mount.fuse runs what it takes for a program of its own kind
+		return &usageError{fmt.Sprintf("unknown verb %s: mount(8) found no helper for mendfs", quote(args[0])), "run 'make install' for " + strings.Join(helperNames, " and ") + " in /sbin, or 'mendfs mount BACKING [MOUNTPOINT]'"}
+	}
 	if args[0] == "scan" {
 		return &usageError{"the verb scan is not in this version", "run 'mendfs --help' for the verbs"}
 	}
@@ -92,6 +95,9 @@ func unknownVerb(cmd *cobra.Command, args []string) error {
 func flagError(cmd *cobra.Command, err error) error {
 	if errors.Is(err, pflag.ErrHelp) {
 		return err
+	}
+	if words := cmd.Flags().Args(); !cmd.HasParent() && len(words) > 0 {
+		return unknownVerb(cmd, words)
 	}
 	next := fmt.Sprintf("run '%s --help' for the flags", cmd.CommandPath())
 	var unknown *pflag.NotExistError

@@ -63,6 +63,8 @@ type Status struct {
 	Semantics   string    `json:"semantics,omitempty"`
 	Simulate    string    `json:"simulate,omitempty"`
 	ReadOnly    bool      `json:"read_only,omitempty"`
+	AllowOther  bool      `json:"allow_other,omitempty"`
+	EventLog    string    `json:"event_log,omitempty"`
 
 	// Protection is what programs may meet unprotected; nil when no mount is running.
 	Protection *Protection `json:"protection,omitempty"`
