@@ -4,18 +4,34 @@
 # A Go that was unpacked to its usual place is often not on root's PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: help build demo test setup clean
+.PHONY: bench conformance help build demo test setup clean install uninstall
 
 help:
 	@echo 'make demo    the whole story in a minute on a scratch directory, no pmem needed'
 	@echo 'make test    all checks and tests, at most ten minutes on two cores; root for the mounted ones'
+	@echo 'make conformance  pjdfstest, xfstests, fsx, databases and others over a mount; by hand, as root, an hour'
 	@echo 'make build   bin/mendfs'
+	@echo 'make install  bin/mendfs to $(PREFIX)/bin, and the helper that mount(8) and /etc/fstab need to /sbin; DESTDIR= PREFIX='
+	@echo 'make uninstall  take them away again'
+	@echo 'make bench   how fast a mount is, beside its peers; quarter of an hour, root, a quiet machine; ARGS=-quick'
 	@echo 'make setup   install what the tests need'
 	@echo 'make clean   remove what was built'
 
 build:
 	@scripts/setup build
 	CGO_ENABLED=0 go build -trimpath -o bin/mendfs ./cmd/mendfs
+
+# mount(8) looks for its helpers in /sbin only.
+PREFIX ?= /usr/local
+helpers = $(DESTDIR)/sbin/mount.mendfs $(DESTDIR)/sbin/mount.fuse.mendfs
+
+install: build
+	install -D -m 755 bin/mendfs $(DESTDIR)$(PREFIX)/bin/mendfs
+	install -d $(DESTDIR)/sbin
+	for helper in $(helpers); do ln -sf $(PREFIX)/bin/mendfs $$helper || exit; done
+
+uninstall:
+	rm -f $(helpers) $(DESTDIR)$(PREFIX)/bin/mendfs
 
 demo: build
 	@scripts/setup demo
@@ -24,6 +40,14 @@ demo: build
 test:
 	@scripts/setup test
 	@scripts/test
+
+bench: build
+	@scripts/setup bench
+	@scripts/bench $(ARGS)
+
+# By hand, not in CI: fetches suites of others, and takes an hour.
+conformance: build
+	@MENDFS=$(CURDIR)/bin/mendfs tests/conformance/run
 
 setup:
 	@scripts/setup test
