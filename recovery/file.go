@@ -3,6 +3,8 @@ package recovery
 import (
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/media"
 )
@@ -53,6 +55,14 @@ func (f *File) know() (*damage, error) {
 
 // path is the file's name below the backing directory now, for people.
 func (f *File) path() string { return fileid.Path(f.engine.Root, f.below.Fd()) }
+
+// appends reports whether every write goes to the end of the file, whatever its
+// offset (man 2 pwrite, BUGS). So it is for an append-only file: nothing may be
+// written twice, and no page rewritten.
+func (f *File) appends() bool {
+	flags, err := unix.FcntlInt(uintptr(f.below.Fd()), unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_APPEND != 0
+}
 
 // Sync returns when the file's data, and the records that it implies, are
 // durable: fdatasync(2) or, if full, fsync(2).

@@ -17,6 +17,7 @@ type unfinished struct {
 	mends  []*mend
 	change ledger.Change
 	shares uint64 // the inode's, when the pages were written
+	shared bool   // the file was shared then
 }
 
 // finish does steps 3 and 4. It may be called again after it failed. If the
@@ -28,7 +29,7 @@ func (f *File) finish(d *damage, u *unfinished) error {
 		if err := f.cutBack(last, u.target, ours); err != nil {
 			return err
 		}
-		if err := f.settle(u.mends, ours); err != nil {
+		if err := f.settle(u, ours); err != nil {
 			return err
 		}
 	}
@@ -86,7 +87,8 @@ func (f *File) shrink(pageEnd, target int64) error {
 // settle makes the pages durable, restores the time of a repair of ours, and
 // reads back the pages of which something was salvaged, or all. If not all that the
 // pages hold must be ours, what differs is newer and stays.
-func (f *File) settle(mends []*mend, ours bool) error {
+func (f *File) settle(u *unfinished, ours bool) error {
+	mends := u.mends
 	if in := mends[0].intent; in.RestoreMtime && ours {
 		if err := f.below.SetMtime(in.Mtime); err != nil {
 			return &RepairError{Step: "sync", Page: mends[0].page, Err: err}
@@ -100,15 +102,18 @@ func (f *File) settle(mends []*mend, ours bool) error {
 			continue
 		}
 		err := f.readsBack(m)
-		if err == nil || errors.Is(err, errDiffers) && (!ours || f.ino.isShared()) {
+		if err == nil || errors.Is(err, errDiffers) && (!ours || u.shared || f.ino.isShared()) {
 			continue
+		}
+		if m.before == nil && errors.Is(err, unix.EBADF) {
+			continue // open for writing only
 		}
 		if !ours && f.ino.isShared() {
 			return &RepairError{Step: "share", Page: m.page, Err: errShared}
 		}
 		// The poison was on no list yet when the page was written, so that the
 		// write could not clear it; the read has listed it (kernel facts, 2).
-		_, err = f.below.Pwrite(m.content, m.page.Off, 0)
+		_, err = f.rewrite(m)
 		if err == nil {
 			err = f.below.Sync(false)
 		}
@@ -201,13 +206,20 @@ func (f *File) finishOpen(d *damage) error {
 // tail page's repair may show in the file's size.
 func (f *File) tryFinishOpen() {
 	d := f.ino.damage.Load()
-	if d == nil || f.engine.pins.Load() == 0 {
+	if d == nil || f.engine.pins.Load() == 0 || !d.hasOpen() {
 		return
 	}
 	f.ino.lock()
 	defer f.ino.unlock()
 	f.ino.writes.Add(1)
 	_ = f.finishOpen(d) // whoever writes there gets the error
+}
+
+// hasOpen reports whether there are repairs to be finished.
+func (d *damage) hasOpen() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.open) > 0
 }
 
 // nowClosed forgets the intents that had to stay open until the pages of r were

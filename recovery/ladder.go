@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -26,7 +27,7 @@ func (r *repair) clearAll() (cleared []*mend, err error) {
 
 // clear writes one page by the first rung of the ladder that works.
 func (r *repair) clear(m *mend) error {
-	n, err := r.file.below.Pwrite(m.content, m.page.Off, 0)
+	n, err := r.file.rewrite(m)
 	if err == nil && n == len(m.content) {
 		m.rung = "page-written"
 		return nil
@@ -38,6 +39,17 @@ func (r *repair) clear(m *mend) error {
 		return &RepairError{Step: "write", Page: m.page, Err: orEIO(err)}
 	}
 	return r.punch(m)
+}
+
+// errAppends says why a page can't be rewritten.
+var errAppends = fmt.Errorf("the file is append-only, so that a rewrite of the page would go to its end; chattr -a, then write again: %w", unix.EPERM)
+
+// rewrite writes the page where it is.
+func (f *File) rewrite(m *mend) (int, error) {
+	if f.appends() {
+		return 0, errAppends
+	}
+	return f.below.Pwrite(m.content, m.page.Off, 0)
 }
 
 // punch is the rung for kernels before 5.19, where no write clears a listed
@@ -67,7 +79,7 @@ func (r *repair) punch(m *mend) error {
 		return fail(err)
 	}
 	e.reached(pagePunched)
-	n, err := r.file.below.Pwrite(m.content, m.page.Off, 0)
+	n, err := r.file.rewrite(m)
 	if err != nil || n < len(m.content) {
 		r.owe(m)
 		return fail(orEIO(err))

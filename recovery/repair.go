@@ -72,6 +72,7 @@ func (r *repair) run() (failed ranges.Range, err error) {
 	if r.file.engine.ReadOnly {
 		return first, &RepairError{Step: "write", Page: first, Err: unix.EROFS}
 	}
+	shared := r.file.ino.isShared() // it may end any time
 	for _, m := range r.mends {
 		if err := r.prepare(m); err != nil {
 			return first, err
@@ -83,7 +84,7 @@ func (r *repair) run() (failed ranges.Range, err error) {
 	}
 	r.file.engine.reached(intentDurable)
 	cleared, clearErr := r.clearAll()
-	u := &unfinished{target: r.end, mends: cleared, change: r.change(cleared), shares: r.file.ino.shares}
+	u := &unfinished{target: r.end, mends: cleared, change: r.change(cleared), shares: r.file.ino.shares, shared: shared}
 	r.file.engine.reached(pagesWritten)
 	if err := r.file.finish(r.damage, u); err != nil {
 		r.file.leaveOpen(r.damage, u)

@@ -36,10 +36,12 @@ func (f *File) verify(p []byte, off int64) error {
 }
 
 // verifyShared is verify with the inode locked shared: what differs may be
-// another's write, and has to be looked at with the inode locked.
-func (f *File) verifyShared(p []byte, off int64) error {
+// another's write, and has to be looked at with the inode locked. shared is
+// whether the file was shared when it was written: then what differs may be the
+// kernel's, though the share has ended since.
+func (f *File) verifyShared(p []byte, off int64, shared bool) error {
 	err := f.verify(p, off)
-	if errors.Is(err, errDiffers) && (f.ino.isShared() || !f.engine.Semantics.Recover) {
+	if errors.Is(err, errDiffers) && (shared || f.ino.isShared() || !f.engine.Semantics.Recover) {
 		return nil
 	}
 	return err
@@ -47,19 +49,19 @@ func (f *File) verifyShared(p []byte, off int64) error {
 
 // readBack verifies a run that was written. again says that it has pages that
 // turned out bad, so that they have to be mended.
-func (w *mendingWrite) readBack(run ranges.Range) (again bool, err error) {
+func (w *mendingWrite) readBack(run ranges.Range, shared bool) (again bool, err error) {
 	w.size = max(w.size, run.End())
-	if err = w.file.verifyShared(w.slice(run), run.Off); err == nil {
+	if err = w.file.verifyShared(w.slice(run), run.Off, shared); err == nil {
 		return false, nil
 	}
-	if !mayBePoison(err) {
+	if !mayBePoison(err) || w.file.appends() {
 		return false, w.file.trouble(run, err)
 	}
 	bad, err := w.inspect(run.Widen(ranges.PageSize).Intersect(ranges.Between(0, w.size)))
 	if err != nil || bad > 0 {
 		return bad > 0, err
 	}
-	if err := w.file.verifyShared(w.slice(run), run.Off); err != nil {
+	if err := w.file.verifyShared(w.slice(run), run.Off, shared); err != nil {
 		w.file.emitFailure("read-back", run, err)
 		return false, &RepairError{Step: "read-back", Page: run, Err: err}
 	}

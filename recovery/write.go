@@ -19,7 +19,7 @@ func (f *File) Write(p []byte, off int64, writeback bool, who Caller) (int, erro
 			n, err := f.below.Pwrite(p, off, who.claims())
 			f.ino.writes.Add(1) // before the lock is let go
 			f.ino.mu.RUnlock()
-			if n == len(p) && err == nil {
+			if n == len(p) && err == nil || n > 0 && f.appends() {
 				return n, nil
 			}
 		} else {
@@ -70,10 +70,11 @@ func (f *File) writeClean(p []byte, r ranges.Range, writeback bool, who Caller) 
 		return 0, false, nil
 	}
 	defer f.ino.writes.Add(1) // before the lock is let go
+	shared := f.ino.isShared()
 	n, err = f.writeAll(p, r.Off, who)
-	if err == nil && f.engine.VerifyWrites {
-		if err = f.verifyShared(p, r.Off); err != nil {
-			n = 0
+	if n > 0 && f.engine.VerifyWrites {
+		if bad := f.verifyShared(p[:n], r.Off, shared); bad != nil {
+			n, err = 0, bad
 		}
 	}
 	switch {
@@ -81,7 +82,7 @@ func (f *File) writeClean(p []byte, r ranges.Range, writeback bool, who Caller) 
 		return n, true, f.noteWritten(d, p, r, writeback)
 	case err == nil:
 		return n, true, nil
-	case mayBePoison(err) && f.engine.Semantics.Recover:
+	case mayBePoison(err) && f.engine.Semantics.Recover && !f.appends():
 		return 0, false, nil
 	}
 	return n, true, f.trouble(r, err)
@@ -255,11 +256,12 @@ func (w *mendingWrite) writeGood() (int64, error) {
 				return mended, err
 			}
 		}
+		shared := w.file.ino.isShared()
 		n, err := w.file.writeAll(w.slice(run), run.Off, w.who)
-		if err == nil && w.file.engine.VerifyWrites {
-			again, err := w.readBack(run)
-			if err != nil {
-				return pos, err
+		if n > 0 && w.file.engine.VerifyWrites {
+			again, bad := w.readBack(ranges.Range{Off: run.Off, Len: int64(n)}, shared)
+			if bad != nil {
+				return pos, bad
 			}
 			if again {
 				continue
@@ -279,7 +281,7 @@ func (w *mendingWrite) writeGood() (int64, error) {
 // blame finds out why the medium refused to write run. A nil error means that
 // it is worth going on: bad pages were found, or the refusal was passing.
 func (w *mendingWrite) blame(run ranges.Range, err error) error {
-	if !mayBePoison(err) {
+	if !mayBePoison(err) || w.file.appends() {
 		return w.file.trouble(run, err)
 	}
 	inFile := run.Widen(ranges.PageSize).Intersect(ranges.Between(0, w.size))

@@ -1,6 +1,7 @@
 package media
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -22,7 +23,8 @@ import (
 const Nobody = 65534
 
 // As runs call as one whose claim to free space is that of uid, if the daemon
-// can do that. Everything else about the daemon's rights stays. The call must
+// can do that: a user namespace may have no such uid, but then its root has no
+// claim to the reserve either (TestAsInAUserNamespace). Everything else about the daemon's rights stays. The call must
 // make no thread or file of its own. Uid 0 is the daemon itself.
 func As(uid uint32, call func() error) error {
 	if uid == 0 || !isPrivileged() {
@@ -38,7 +40,7 @@ func As(uid uint32, call func() error) error {
 			done <- err
 			return
 		}
-		if err = own.become(uid); err == nil {
+		if err = own.become(uid); err == nil || errors.Is(err, errNoUser) {
 			err = call()
 		}
 		done <- err
@@ -96,11 +98,17 @@ func (c *caps) restore() error {
 	return c.set()
 }
 
+// errNoUser says that the kernel does not know the uid.
+var errNoUser = errors.New("no such uid in this user namespace")
+
 // setFsuid asks again with an impossible id: the call reports no failure.
 func setFsuid(uid uint32) error {
-	_, _ = unix.SetfsuidRetUid(int(uid)) // the id before, and no error
-	if now, _ := unix.SetfsuidRetUid(-1); uint32(now) != uid || uid == math.MaxUint32 {
+	if uid == math.MaxUint32 {
 		return fmt.Errorf("setfsuid(%d): %w", uid, unix.EPERM)
+	}
+	_, _ = unix.SetfsuidRetUid(int(uid)) // the id before, and no error
+	if now, _ := unix.SetfsuidRetUid(-1); uint32(now) != uid {
+		return fmt.Errorf("setfsuid(%d): %w", uid, errNoUser)
 	}
 	return nil
 }

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -140,6 +142,34 @@ func TestAs(t *testing.T) {
 	}
 	if err := As(^uint32(0), func() error { t.Error("called"); return nil }); !errors.Is(err, unix.EPERM) {
 		t.Errorf("an impossible uid: %v", err)
+	}
+}
+
+// TestAsInAUserNamespace: where nobody is mapped but root, a writeback is written
+// all the same, and the thread is what it was.
+func TestAsInAUserNamespace(t *testing.T) {
+	const inside = "MENDFS_TEST_IN_USER_NAMESPACE"
+	if os.Getenv(inside) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run", "^TestAsInAUserNamespace$")
+		cmd.Env = append(os.Environ(), inside+"=1")
+		self := os.Geteuid()
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  unix.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{HostID: self, Size: 1}},
+		}
+		if out, err := cmd.CombinedOutput(); errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) {
+			t.Skip("no user namespaces here: ", err)
+		} else if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	if !isPrivileged() {
+		t.Fatal("not root here: this shows nothing")
+	}
+	called := false
+	if err := As(Nobody, func() error { called = true; return nil }); err != nil || !called {
+		t.Errorf("called: %v, %v", called, err)
 	}
 }
 
