@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"syscall"
 	"time"
 
@@ -37,6 +38,12 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 // stat asks for attributes, and says how long they may be kept.
 func (f *FS) stat(id, fh uint64, byHandle bool, st *unix.Statx_t) (time.Duration, error) {
 	n, fd, done, err := f.target(id, fh, byHandle)
+	if errors.Is(err, unix.ESTALE) {
+		if n, last := f.table.buried(id); last != nil {
+			*st = *last
+			return f.attrTimeout(n), nil
+		}
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -95,6 +95,9 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 		return status(err)
 	}
 	defer f.table.release(n)
+	if f.table.crowded(in.Uid) {
+		return status(unix.ENFILE)
+	}
 	fd, err := f.openAs(n.fd, unix.O_RDONLY|unix.O_DIRECTORY|int(in.Flags&unix.O_NOATIME))
 	if err != nil {
 		return status(err)

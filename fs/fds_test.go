@@ -189,3 +189,37 @@ func TestConcurrency(t *testing.T) {
 	m.forgetAll()
 	eventually(t, "the kernel forgets all but the root", func() bool { return m.stats().Inodes == 1 && m.stats().Handles == 0 })
 }
+
+// TestCrowded: ordinary users can't use up all descriptors, neither with open
+// files nor with those that have no name any more. Lookups work, and root.
+func TestCrowded(t *testing.T) {
+	const budget, share = 64, 64 - 64/8
+	for name, open := range map[string]string{
+		"files":       `os.open('f', os.O_RDONLY)`,
+		"directories": `os.open('.', os.O_RDONLY)`,
+		"no names":    `os.open('g', os.O_RDWR | os.O_CREAT | os.O_EXCL); os.unlink('g')`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := mountNew(t, serveConfig{Timeout: time.Hour, MaxFds: budget})
+			sh(t, m.mnt, root, `chmod 777 .; echo x >f`)
+			said := sh(t, m.mnt, root, `python3 - <<'EOF'
+import os
+os.seteuid(1000)
+count = 0
+try:
+	while count < 200:
+		`+open+`
+		count += 1
+except OSError as e:
+	print(e.strerror)
+print(os.stat('f').st_size, os.path.exists('not there'))
+os.seteuid(0)
+open('h', 'w')
+print(count <= `+fmt.Sprint(share)+`, open('f').read(), end='')
+EOF`)
+			if want := "Too many open files in system\n2 False\nTrue x\n"; said != want {
+				t.Errorf("%q, want %q", said, want)
+			}
+		})
+	}
+}

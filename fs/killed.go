@@ -41,6 +41,11 @@ const lookInterval = 200 * time.Millisecond
 // 10,000). Further callers wait for the backing filesystem.
 const mostAnswered = 1000
 
+// mostServing bounds the handlers that run at the same time: each takes a thread
+// while it waits for the backing filesystem, and a Go program that has 10,000 is
+// ended. Further requests wait for their turn.
+const mostServing = 5000
+
 // place is an inode that a request changes, or a name in a directory.
 type place struct {
 	id   uint64 // 0: none
@@ -65,6 +70,7 @@ type request struct {
 	pid        uint32
 	changes    changes
 	answered   bool
+	running    bool // its handler
 	prev, next *request
 }
 
@@ -82,7 +88,8 @@ type killable struct {
 	served   request    // head of the ring
 	free     *request   // for reuse, by next
 	answered int        // how many of served are
-	ended    sync.Cond  // one of them has ended, or one more is answered
+	running  int        // how many of served are
+	ended    sync.Cond  // an answered one has ended, one more is answered, or there is room for one to run
 }
 
 // Answer is the filesystem as it is to be served on the FUSE device open at
@@ -151,8 +158,8 @@ func (k *killable) serve(in *fuse.InHeader, c changes, handler func() fuse.Statu
 	return handler()
 }
 
-// begin enters a request, and waits for changes to the same places that
-// nobody else waits for; killed: it was answered meanwhile.
+// begin enters a request, and waits for its turn, and for changes to the same
+// places that nobody else waits for; killed: it was answered meanwhile.
 func (k *killable) begin(in *fuse.InHeader, c changes) (r *request, killed bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -167,8 +174,12 @@ func (k *killable) begin(in *fuse.InHeader, c changes) (r *request, killed bool)
 		k.armed = true
 		k.timer.Reset(lookInterval)
 	}
-	for k.answered > 0 && !r.answered && k.changing(r) {
+	for !r.answered && (k.running >= mostServing || k.answered > 0 && k.changing(r)) {
 		k.ended.Wait()
+	}
+	if !r.answered {
+		r.running = true
+		k.running++
 	}
 	return r, r.answered
 }
@@ -191,8 +202,14 @@ func (k *killable) end(r *request) bool {
 	defer k.mu.Unlock()
 	r.prev.next, r.next.prev = r.next, r.prev
 	answered := r.answered
+	full := k.running >= mostServing
+	if r.running {
+		k.running--
+	}
 	if answered {
 		k.answered--
+	}
+	if answered || full {
 		k.ended.Broadcast()
 	}
 	r.next, k.free = k.free, r

@@ -134,6 +134,41 @@ func TestAnsweredIsBounded(t *testing.T) {
 	k.end(r)
 }
 
+// No more handlers run at the same time than the program may have threads: the
+// others begin as these end, or are answered.
+func TestServingIsBounded(t *testing.T) {
+	k, _ := newKillable(t)
+	first := hang(k, 2, changes{})
+	<-first.entered
+	k.mu.Lock()
+	k.running = mostServing
+	k.mu.Unlock()
+	waiting := []*hanging{hang(k, 4, changes{}), hang(k, 6, changes{})}
+	for served(k) < 3 {
+		unix.Nanosleep(&unix.Timespec{Nsec: 1e6}, nil)
+	}
+	k.answer(6)
+	if st := <-waiting[1].reply; st != fuse.EINTR {
+		t.Errorf("answered while it waited for its turn: %v", st)
+	}
+	select {
+	case <-waiting[0].entered:
+		t.Error("begun beyond the bound")
+	case <-waiting[1].entered:
+		t.Error("begun after it was answered")
+	default:
+	}
+	close(first.goOn)
+	close(waiting[0].goOn)
+	if st := <-waiting[0].reply; st != fuse.OK {
+		t.Errorf("when it was its turn: %v", st)
+	}
+	<-first.reply
+	if n := served(k); n != 0 || k.running != mostServing-1 {
+		t.Errorf("%d requests are still on the account, %d of them running", n, k.running-(mostServing-1))
+	}
+}
+
 func TestAccountCostsNoAllocation(t *testing.T) {
 	k, _ := newKillable(t)
 	in := &fuse.InHeader{Unique: 2, NodeId: 3}

@@ -91,8 +91,11 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		return status(err)
 	}
 	defer f.table.release(n)
-	if n.kind != unix.S_IFREG {
+	switch {
+	case n.kind != unix.S_IFREG:
 		return status(unix.ENXIO)
+	case f.table.crowded(in.Uid):
+		return status(unix.ENFILE)
 	}
 	fd, appends, err := f.reopen(n.fd, in.Flags)
 	if err != nil {
@@ -129,6 +132,12 @@ func (f *FS) opened(h *handle, flags uint32, c *fuse.Caller, out *fuse.OpenOut) 
 			_ = unix.Close(h.fd) // nothing was done with it
 			return err
 		}
+	}
+	if h.appends {
+		// The kernel does not know that the file is append-only, and would let it be
+		// mapped for writing, and pages be changed that nothing may be written to
+		// (TestAppendOnly). With direct I/O it shares no mapping and keeps no page.
+		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
 	}
 	f.table.hold(h.n)
 	out.Fh = f.handles.add(h)
@@ -219,6 +228,9 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 
 // create opens a new file as the caller and tells the kernel of it.
 func (f *FS) create(in *fuse.CreateIn, dir int, out *fuse.CreateOut, open func(flags int, mode uint32) (int, error)) error {
+	if f.table.crowded(in.Uid) {
+		return unix.ENFILE
+	}
 	var fd int
 	err := f.callers.making(maker(&in.Caller, in.Umask, in.Mode), dir, in.Mode&07777, func(mode uint32) (err error) {
 		fd, err = open(unix.O_RDWR|unix.O_CLOEXEC|int(in.Flags&kept), mode)

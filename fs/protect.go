@@ -30,9 +30,9 @@ import (
 // I/O of these opens with them. So that thread is the opener, as far as the
 // backing filesystem looks: setuid bits are cleared, quotas and reserved blocks
 // count. Root shares no rights of its own with those who open the file after
-// it: for root the file's owner stands. Whoever it is has no CAP_FSETID: a
-// write by root clears setuid bits, too, as no other open may be allowed to
-// leave them (docs/limits.md).
+// it: for root the file's owner stands, or nobody if that is root and others may
+// write the file. Whoever it is has no CAP_FSETID: a write by root clears setuid
+// bits, too, as no other open may be allowed to leave them (docs/limits.md).
 
 // passage is how an inode is open, where the kernel may do I/O by itself.
 type passage struct {
@@ -60,7 +60,11 @@ func (f *FS) pass(h *handle, flags uint32, c *fuse.Caller, out *fuse.OpenOut) er
 	p := h.n.passage()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h.service = p.mode.next(f.config.Protect,
+	protect, err := f.protectOf(p, h)
+	if err != nil {
+		return err
+	}
+	h.service = p.mode.next(protect,
 		func() bool { return f.damaged(h.n, h.fd) },
 		func() bool { return f.unused(h.fd) })
 	if h.service != cached && flags&unix.O_DIRECT != 0 {
@@ -98,6 +102,24 @@ func (f *FS) pass(h *handle, flags uint32, c *fuse.Caller, out *fuse.OpenOut) er
 		}
 	}
 	return nil
+}
+
+// protectOf is what the kernel may serve of h by itself: nothing of an
+// append-only file, which it would let be mapped and overwritten. What was
+// opened before the file became one stays as it is, as on the backing, and an
+// open to append does not go with that: EBUSY.
+func (f *FS) protectOf(p *passage, h *handle) (Protect, error) {
+	var st unix.Statx_t
+	err := statx(h.fd, &st)
+	switch {
+	case err != nil || !h.appends && st.Attributes&unix.STATX_ATTR_APPEND == 0:
+		return f.config.Protect, err
+	case p.mode.passing() == 0 && p.mode.settle(func() bool { return f.unused(h.fd) }):
+		return ProtectFull, nil
+	case h.appends:
+		return ProtectFull, unix.EBUSY
+	}
+	return f.config.Protect, nil
 }
 
 // unpass is the end of the open h.
@@ -220,9 +242,13 @@ func (f *FS) takesDirect(fd int, flags uint32) error {
 func (f *FS) register(p *passage, h *handle, c *fuse.Caller) error {
 	who := identity{uid: c.Uid, gid: c.Gid}
 	if who.uid == 0 {
-		var err error
-		if who, err = ownerOf(h.fd); err != nil {
+		var st unix.Statx_t
+		if err := statx(h.fd, &st); err != nil {
 			return err
+		}
+		who = identity{uid: st.Uid, gid: st.Gid}
+		if who.uid == 0 && st.Mode&0o022 != 0 {
+			who.uid = media.Nobody // no blocks are reserved for those who may write root's file
 		}
 	}
 	// Read-only: one that is open for writing can't be executed.

@@ -274,12 +274,68 @@ func TestReservedBlocks(t *testing.T) {
 			}
 			closeFd(t, full)
 			fill := `dd if=/dev/zero of=mine bs=64k count=100 conv=fsync status=none`
-			if got := sh(t, m.mnt, bob, fill); !strings.Contains(got, "No space left") {
-				t.Errorf("a user gets what is reserved: %q", got)
+			for _, file := range []string{"mine", "by-root"} {
+				if got := sh(t, m.mnt, bob, strings.ReplaceAll(fill, "mine", file)+" || rm -f mine"); !strings.Contains(got, "No space left") {
+					t.Errorf("a user gets what is reserved, for %s: %q", file, got)
+				}
 			}
 			if got := sh(t, m.mnt, root, strings.ReplaceAll(fill, "mine", "roots")); got != "" {
 				t.Errorf("root does not get what is reserved: %q", got)
 			}
 		})
 	}
+}
+
+// An append-only file (chattr +a) can't be changed by who may append to it,
+// though the kernel takes it for an ordinary one: not by way of a mapping,
+// neither below nor in what others read.
+func TestAppendOnly(t *testing.T) {
+	eachProtect(t, func(t *testing.T, m *mounted) {
+		write(t, m.path("log"), "original\n")
+		sh(t, m.mnt, root, `chmod 666 log; chattr +a log`)
+		defer sh(t, m.mnt, root, `chattr -a log`)
+		reader := open(t, m.path("log"), unix.O_RDONLY)
+		said := sh(t, m.mnt, alice, `python3 - <<'EOF'
+import fcntl, mmap, os
+fd = os.open('log', os.O_RDWR | os.O_APPEND)
+try:
+	mmap.mmap(fd, 8, mmap.MAP_SHARED)[0:8] = b'FORGED!!'
+	print('mapped')
+except OSError:
+	pass
+fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+os.pwrite(fd, b'appended', 0)
+print(os.pread(fd, 100, 0).decode())
+EOF`)
+		const want = "original\nappended"
+		if said != want+"\n" {
+			t.Errorf("the user who may append: %q", said)
+		}
+		if got := read(t, m.path("log")); got != want {
+			t.Errorf("others read %q", got)
+		}
+		if got := read(t, m.below("log")); got != want {
+			t.Errorf("%q below", got)
+		}
+		closeFd(t, reader)
+	})
+}
+
+// What is open in passthrough when it becomes append-only keeps others from
+// appending until it is closed.
+func TestAppendOnlyWhileOpen(t *testing.T) {
+	m := mountNew(t, serveConfig{Timeout: time.Hour, Exclusive: true, Protect: ProtectRW})
+	write(t, m.path("log"), "x")
+	fd := open(t, m.path("log"), unix.O_RDONLY)
+	sh(t, m.mnt, root, `chattr +a log`)
+	defer sh(t, m.mnt, root, `chattr -a log`)
+	if own, err := unix.Open(m.path("log"), unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC, 0); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("opened to append: %d, %v", own, err)
+	}
+	closeFd(t, open(t, m.path("log"), unix.O_RDONLY))
+	closeFd(t, fd)
+	eventually(t, "it can be appended to", func() bool {
+		own, err := unix.Open(m.path("log"), unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC, 0)
+		return err == nil && unix.Close(own) == nil
+	})
 }

@@ -58,6 +58,7 @@ type table struct {
 	recent inode          // head of the ring of inodes that may lose their descriptor
 	fds    int            // descriptors of inodes
 	open   int            // descriptors of handles
+	kept   int            // descriptors of inodes that can't be opened again
 	doomed []int          // to be closed by unlock
 	ended  []*passage     // to be ended by unlock
 }
@@ -142,7 +143,11 @@ func (t *table) acquire(id uint64) (*inode, error) {
 	n.users++
 	n.pins++
 	if n.fd < 0 {
-		if err := t.reopen(n); err != nil {
+		err := error(unix.ESTALE)
+		if n.last == nil {
+			err = t.reopen(n)
+		}
+		if err != nil {
 			t.unpin(n)
 			return nil, err
 		}
@@ -150,6 +155,39 @@ func (t *table) acquire(id uint64) (*inode, error) {
 	t.touch(n)
 	t.trim()
 	return n, nil
+}
+
+// acquireKnown is the inode of the file k, acquired, if it has a descriptor.
+func (t *table) acquireKnown(k key) *inode {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.known(k)
+	if n == nil || n.fd < 0 || n.id == fuse.FUSE_ROOT_ID {
+		return nil
+	}
+	n.users++
+	n.pins++
+	return n
+}
+
+// bury has the descriptor of n, which is acquired and has no name any more, closed
+// as soon as nobody uses it: the kernel's FORGET comes some time after unlink(2)
+// has returned, and until then the file's blocks would not be free. st is for
+// who still asks for its attributes.
+func (t *table) bury(n *inode, st *unix.Statx_t) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.last = st
+}
+
+// buried are the attributes of a file that was buried.
+func (t *table) buried(id uint64) (n *inode, st *unix.Statx_t) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n = t.byID[id]; n == nil {
+		return nil, nil
+	}
+	return n, n.last
 }
 
 // reopen gives n, which is pinned, its descriptor again. The mutex is not held
@@ -323,9 +361,16 @@ func (t *table) unhold(n *inode) {
 	t.drop(n)
 }
 
-// drop removes n if neither the kernel nor we need it.
+// drop removes n if neither the kernel nor we need it, and its descriptor if it is
+// buried.
 func (t *table) drop(n *inode) {
-	if n.lookups > 0 || n.users > 0 {
+	if n.users > 0 {
+		return
+	}
+	if n.last != nil {
+		t.closeFd(n)
+	}
+	if n.lookups > 0 {
 		return
 	}
 	delete(t.byID, n.id)
@@ -345,6 +390,14 @@ const (
 	// freeAfter is how long the table has to be in peace for that.
 	freeAfter = time.Second
 )
+
+// crowded reports whether the user uid should open no more files: what is left of
+// the descriptors is for lookups, and for root.
+func (t *table) crowded(uid uint32) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return uid != 0 && t.open+t.kept >= t.limit-t.limit/8
+}
 
 // shrink makes the maps anew when most of what they held is gone: a map keeps
 // the room it ever had. When no more goes, the memory is given back to the
@@ -369,6 +422,9 @@ func (t *table) closeFd(n *inode) {
 		t.doomed = append(t.doomed, n.fd)
 		n.fd = -1
 		t.fds--
+		if n.keep {
+			t.kept--
+		}
 	}
 }
 
@@ -424,6 +480,7 @@ func (t *table) shelve(n *inode) {
 	}
 	if err != nil || st.Nlink == 0 || !n.exported && n.handle == nil {
 		n.keep = true
+		t.kept++
 		t.leave(n)
 		return
 	}

@@ -16,6 +16,12 @@ const (
 	// trusted attributes are for CAP_SYS_ADMIN. The kernel denies others
 	// their content; not listing them is left to us, who know the uid only.
 	trusted = "trusted."
+	// system attributes are their filesystem's, and the kernel lets everybody
+	// ask for them: with the daemon's rights they would be anybody's to change
+	// (NFS, CIFS and NTFS keep access lists there; TestSystemXattr). Those in
+	// posixACL the kernel asks for itself, after a look at who wants them.
+	system   = "system."
+	posixACL = "system.posix_acl_"
 	// capability holds file capabilities.
 	capability = "security.capability"
 
@@ -25,6 +31,9 @@ const (
 // GetXAttr answers with the size of the attribute, and its value if there is
 // room.
 func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	if isForeign(name) {
+		return 0, status(unix.EOPNOTSUPP)
+	}
 	n, err := f.table.acquire(in.NodeId)
 	if err != nil {
 		return 0, status(err)
@@ -50,6 +59,11 @@ func (f *FS) getLost(n *inode, dest []byte) (uint32, fuse.Status) {
 		return 0, fuse.ENODATA
 	}
 	return give(value, dest)
+}
+
+// isForeign reports whether nobody has looked at the caller's right to name.
+func isForeign(name string) bool {
+	return strings.HasPrefix(name, system) && !strings.HasPrefix(name, posixACL)
 }
 
 // give is the reply for a value: its size, and ERANGE if it does not fit.
@@ -125,8 +139,11 @@ func (f *FS) changeXattr(id uint64, name string, call func(*inode) error) fuse.S
 	if err := f.writable(); err != nil {
 		return status(err)
 	}
-	if name == lostAttr {
+	switch {
+	case name == lostAttr:
 		return fuse.EPERM
+	case isForeign(name):
+		return status(unix.EOPNOTSUPP)
 	}
 	n, err := f.table.acquire(id)
 	if err != nil {

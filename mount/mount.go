@@ -293,27 +293,58 @@ func (m *Mount) Wait() error {
 	return nil
 }
 
-// Unmount takes the mount away. A mount that is in use is detached, with a
-// notice: it lives on for its users, and Wait waits until the last is gone.
+// Unmount takes the mount away. One that is in use at a MOUNTPOINT of its own is
+// detached, with a notice: it lives on for its users, and Wait waits until the
+// last is gone. One that covers its backing directory stays, since new users would
+// find the unprotected files while old ones go on through the mount: Unmount says so
+// and tries again until it is idle or gone.
 func (m *Mount) Unmount() error {
+	for told := false; ; told = true {
+		if m.hasEnded() {
+			return nil
+		}
+		if err := m.onTop(); err != nil {
+			return err
+		}
+		err := m.detachIdle()
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		if m.path != m.backing {
+			m.config.warn("%s is in use: detached, it ends with its last user", m.path)
+			return m.detach(true)
+		}
+		if !told {
+			m.config.warn("%s is in use: it is served until its last user is gone; see who that is with fuser -vm %s", m.path, m.path)
+		}
+		select {
+		case <-m.served:
+			return nil
+		case <-time.After(busyInterval):
+		}
+	}
+}
+
+// busyInterval is how often a mount in use is tried to be unmounted.
+const busyInterval = 200 * time.Millisecond
+
+func (m *Mount) hasEnded() bool {
 	select {
 	case <-m.served:
-		return nil
+		return true
 	default:
+		return false
 	}
-	if err := m.onTop(); err != nil {
-		return err
-	}
+}
+
+// detachIdle unmounts, and fails with EBUSY if the mount is in use.
+func (m *Mount) detachIdle() error {
 	err := m.detach(false)
 	for try := 0; errors.Is(err, unix.EBUSY) && try < 5; try++ { // files are closed a moment after close(2)
 		time.Sleep(20 * time.Millisecond)
 		err = m.detach(false)
 	}
-	if !errors.Is(err, unix.EBUSY) {
-		return err
-	}
-	m.config.warn("%s is in use: detached, it ends with its last user", m.path)
-	return m.detach(true)
+	return err
 }
 
 // onTop fails if something else was mounted over this mount.

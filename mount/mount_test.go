@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -126,6 +128,40 @@ func TestUnmountOfABusyMountDetaches(t *testing.T) {
 	b.refused(b.options(), control.ExitOperational, "already mounted")
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
+	}
+	b.wait(m)
+}
+
+// TestUnmountUncoversNothingInUse: who opens a file while a mount over its backing
+// directory waits for its last user is protected like all others.
+func TestUnmountUncoversNothingInUse(t *testing.T) {
+	b := newBench(t)
+	b.write(b.backing+"/f", "text")
+	o := b.options()
+	o.Mountpoint, b.point = "", b.backing
+	m := b.mount(o)
+	user := exec.Command("sleep", "1000")
+	user.Dir = b.backing
+	if err := user.Start(); err != nil {
+		t.Fatal(err)
+	}
+	unmounted := make(chan error, 1)
+	go func() { unmounted <- m.Unmount() }() // ends when the user has
+	for !strings.Contains(b.stderr.String(), "is served until its last user is gone") {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(2 * busyInterval)
+	if at, err := lookup(b.backing); err != nil || at.mount.Dev != m.entry.Dev {
+		t.Errorf("the mount does not cover its backing directory any more: %v", err)
+	} else {
+		at.close()
+	}
+	if err := user.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = user.Wait() // says that it was killed
+	if err := <-unmounted; err != nil {
+		t.Error(err)
 	}
 	b.wait(m)
 }

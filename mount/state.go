@@ -190,6 +190,11 @@ func (s *stateDir) take() error {
 		return err
 	}
 	s.made = err == nil
+	// Somebody may have made it, or what is above it, since checkState looked:
+	// from here on nobody can put another in its place.
+	if err := errors.Join(trusted(filepath.Dir(s.path), os.Geteuid()), checkOwned(s.path, os.Geteuid())); err != nil {
+		return err
+	}
 	if s.lock, err = lockState(s.path); err != nil {
 		return err
 	}
