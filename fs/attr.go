@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"errors"
 	"syscall"
 	"time"
 
@@ -38,12 +37,6 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 // stat asks for attributes, and says how long they may be kept.
 func (f *FS) stat(id, fh uint64, byHandle bool, st *unix.Statx_t) (time.Duration, error) {
 	n, fd, done, err := f.target(id, fh, byHandle)
-	if errors.Is(err, unix.ESTALE) {
-		if n, last := f.table.buried(id); last != nil {
-			*st = *last
-			return f.attrTimeout(n), nil
-		}
-	}
 	if err != nil {
 		return 0, err
 	}
@@ -187,6 +180,7 @@ func (f *FS) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) f
 		return status(err)
 	}
 	defer f.table.release(n)
+	f.table.awaitOrphans(false)
 	var st syscall.Statfs_t
 	if err := again(func() error { return syscall.Fstatfs(n.fd, &st) }); err != nil {
 		return status(err)

@@ -37,7 +37,6 @@ type inode struct {
 	told       uint32 // when the kernel was told of it by name, by table.clock
 	lookups    uint64 // what the kernel will forget
 	handle     *unix.FileHandle
-	last       *unix.Statx_t // attributes of a file without names, whose descriptor is not kept: see table.bury
 	prev, next *inode
 
 	rec    atomic.Pointer[recovery.Inode] // made on first use

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -44,7 +45,7 @@ const mostAnswered = 1000
 // mostServing bounds the handlers that run at the same time: each takes a thread
 // while it waits for the backing filesystem, and a Go program that has 10,000 is
 // ended. Further requests wait for their turn.
-const mostServing = 5000
+const mostServing = 2000
 
 // place is an inode that a request changes, or a name in a directory.
 type place struct {
@@ -78,9 +79,9 @@ type request struct {
 // of what is being served.
 type killable struct {
 	*FS
-	timer   *time.Timer     // calls look, one at a time; stopped by close
-	visible map[uint64]bool // look's: the requests of the last time, and whether their callers were to be seen
-	late    sync.WaitGroup  // goroutines of invalidate
+	timer     *time.Timer       // calls look, one at a time; stopped by close
+	processes map[uint64]uint32 // look's: the requests of the last time, and the callers' processes, 0 if not known
+	late      sync.WaitGroup    // goroutines of invalidate
 
 	mu       sync.Mutex // guards all below
 	device   int        // -1: closed
@@ -155,7 +156,7 @@ func (k *killable) serve(in *fuse.InHeader, c changes, handler func() fuse.Statu
 	if killed {
 		return st
 	}
-	return handler()
+	return k.withRoom(handler)
 }
 
 // begin enters a request, and waits for its turn, and for changes to the same
@@ -218,16 +219,24 @@ func (k *killable) end(r *request) bool {
 
 // look answers for the callers that are bound to die.
 func (k *killable) look() {
-	visible := map[uint64]bool{}
+	processes, ends := map[uint64]uint32{}, map[uint32]bool{}
 	for _, r := range k.waiting() {
-		there, dying := look(r.pid)
-		before, again := k.visible[r.unique]
-		if again && (dying || before && !there) {
+		process, again := k.processes[r.unique]
+		if process == 0 {
+			process = processOf(r.pid)
+		}
+		processes[r.unique] = process
+		if !again || process == 0 {
+			continue
+		}
+		if _, asked := ends[process]; !asked {
+			ends[process] = dying(process)
+		}
+		if ends[process] {
 			k.answer(r.unique)
 		}
-		visible[r.unique] = before || there
 	}
-	k.visible = visible
+	k.processes = processes
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.armed = k.served.next != &k.served && k.device >= 0
@@ -248,23 +257,73 @@ func (k *killable) waiting() (list []request) {
 	return list
 }
 
-// look reports whether a thread can be seen, and whether it has been killed. The kernel
-// makes SIGKILL of every fatal signal that dumps no core, for each thread of
-// the process (complete_signal, Linux 6.18; TestKilledCallers).
-func look(tid uint32) (there, dying bool) {
-	stat, err := os.ReadFile("/proc/" + strconv.FormatUint(uint64(tid), 10) + "/stat")
+// processOf is the process that a thread belongs to; 0 if the thread can't be seen, or
+// is the kernel's own (a loop device's, nfsd's), which work for others.
+func processOf(tid uint32) uint32 {
+	status, err := os.ReadFile(procDir(tid) + "/status")
 	if err != nil {
-		return false, false
+		return 0
+	}
+	var process uint64
+	for line := range strings.Lines(string(status)) {
+		if word, ok := strings.CutPrefix(line, "Tgid:"); ok {
+			process, err = strconv.ParseUint(strings.TrimSpace(word), 10, 32)
+		}
+	}
+	t, ok := threadAt(procDir(tid))
+	const kernelThread = 1 << 21 // PF_KTHREAD
+	if err != nil || !ok || t.flags&kernelThread != 0 {
+		return 0
+	}
+	return uint32(process)
+}
+
+// dying reports whether a process has ended, or all of its threads are about to. It is
+// not enough that the thread has which made a request: others wait for asynchronous
+// I/O. The kernel makes SIGKILL of every fatal signal that dumps no core, for
+// each thread of the process (complete_signal, Linux 6.18; TestKilledCallers).
+func dying(process uint32) bool {
+	dir := procDir(process) + "/task/"
+	tasks, err := os.ReadDir(dir)
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	for _, task := range tasks {
+		if t, ok := threadAt(dir + task.Name()); ok && !t.dying() {
+			return false
+		}
+	}
+	return true
+}
+
+func procDir(id uint32) string { return "/proc/" + strconv.FormatUint(uint64(id), 10) }
+
+// threadState is what /proc says of a thread.
+type threadState struct{ flags, pending uint64 }
+
+// dying holds for one that ends, or will when it wakes up.
+func (t threadState) dying() bool {
+	const exiting = 4 // PF_EXITING
+	return t.flags&exiting != 0 || t.pending&(1<<(unix.SIGKILL-1)) != 0
+}
+
+// threadAt is the thread whose directory in /proc is dir, if it is still there.
+func threadAt(dir string) (t threadState, ok bool) {
+	stat, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return t, false
 	}
 	// The command, in parentheses, is field 2; flags are 9, pending signals 31.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 31-2 {
-		return true, false
+		return t, true
 	}
-	const exiting = 4 // PF_EXITING: it waits for its own asynchronous I/O
 	flags, err1 := strconv.ParseUint(fields[9-3], 10, 64)
 	pending, err2 := strconv.ParseUint(fields[31-3], 10, 64)
-	return true, err1 == nil && err2 == nil && (flags&exiting != 0 || pending&(1<<(unix.SIGKILL-1)) != 0)
+	if err1 != nil || err2 != nil {
+		return t, true
+	}
+	return threadState{flags, pending}, true
 }
 
 // answer sends EINTR for a request, if it is still being served.

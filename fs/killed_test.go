@@ -1,12 +1,16 @@
 package fs
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"log"
 	"os"
+	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -184,12 +188,57 @@ func TestAccountCostsNoAllocation(t *testing.T) {
 	}
 }
 
-func TestLook(t *testing.T) {
-	if there, dying := look(uint32(unix.Gettid())); !there || dying {
-		t.Errorf("this thread: there %v, dying %v", there, dying)
+// TestDying looks at processes of which a thread, or all, have ended.
+func TestDying(t *testing.T) {
+	own := uint32(os.Getpid())
+	if got := processOf(uint32(unix.Gettid())); got != own {
+		t.Errorf("this thread belongs to %d, want %d", got, own)
 	}
-	if there, dying := look(1<<31 - 1); there || dying {
-		t.Errorf("no thread: there %v, dying %v", there, dying)
+	if dying(own) {
+		t.Error("this process is taken for dying")
+	}
+	if got := processOf(1<<31 - 1); got != 0 {
+		t.Errorf("a thread that is not there belongs to %d", got)
+	}
+	if got := processOf(2); got != 0 { // kthreadd, or in a container somebody's process
+		if name, err := os.ReadFile("/proc/2/comm"); err != nil || string(name) == "kthreadd\n" {
+			t.Errorf("a thread of the kernel belongs to %d", got)
+		}
+	}
+	// Its first thread ends, and with it the one that may have asked for something;
+	// the other one lives on.
+	half := exec.Command("python3", "-c", `
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+print("ready", flush=True)
+ctypes.CDLL(None).syscall(60, 0)`) // exit, of one thread
+	out, err := half.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := half.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := uint32(half.Process.Pid)
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		first, ok := threadAt(procDir(pid) + "/task/" + fmt.Sprint(pid))
+		if !ok || first.dying() {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if dying(pid) {
+		t.Error("a process with a living thread is taken for dying")
+	}
+	if err := half.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = half.Wait() // says that it was killed
+	if !dying(pid) {
+		t.Error("a process that is gone is not taken for dying")
 	}
 }
 

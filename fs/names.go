@@ -96,39 +96,12 @@ func (f *FS) remove(id uint64, name string, flags int) fuse.Status {
 		return status(err)
 	}
 	defer f.table.release(dir)
-	last := f.lastName(dir.fd, name)
+	last := lastName(dir.fd, name)
 	err = again(func() error { return unix.Unlinkat(dir.fd, name, flags) })
 	if err == nil {
-		f.bury(last)
+		f.table.orphan(last)
 	}
 	return status(err)
-}
-
-// lastName is the file that has name as its only one; the zero key if it has others, or
-// is a directory.
-func (f *FS) lastName(dir int, name string) key {
-	var st unix.Statx_t
-	err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_NLINK, &st)
-	if err != nil || st.Nlink != 1 || st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return key{}
-	}
-	return keyOf(&st)
-}
-
-// bury lets go of the file k, if it has lost its last name.
-func (f *FS) bury(k key) {
-	if k == (key{}) {
-		return
-	}
-	n := f.table.acquireKnown(k)
-	if n == nil {
-		return
-	}
-	defer f.table.release(n)
-	var st unix.Statx_t
-	if err := n.stat(n.fd, &st); err == nil && st.Nlink == 0 {
-		f.table.bury(n, &st)
-	}
 }
 
 // Rename moves or exchanges names. A whiteout (RENAME_WHITEOUT) is a new
@@ -148,13 +121,13 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.
 	if in.Flags&unix.RENAME_WHITEOUT != 0 {
 		return status(f.callers.as(maker(&in.Caller, 0, 0), rename))
 	}
-	replaced := f.lastName(dir.fd, to)
+	replaced := lastName(dir.fd, to)
 	err = again(rename)
 	if in.Flags == 0 && errors.Is(err, unix.ENOSYS) {
 		err = again(func() error { return unix.Renameat(old.fd, from, dir.fd, to) })
 	}
 	if err == nil {
-		f.bury(replaced) // if it is gone
+		f.table.orphan(replaced) // if it is gone
 	}
 	return status(err)
 }

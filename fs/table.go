@@ -49,18 +49,19 @@ type table struct {
 	limit   int
 	began   time.Time // see clock
 
-	mu     sync.Mutex // guards all below, and the fields of inode that say so
-	byID   map[uint64]*inode
-	byKey  map[key]*inode // those whose node id is not their inode number
-	peak   int            // the most that byID has held since it was made
-	free   *time.Timer    // gives memory back: see drop
-	last   uint64         // counted node id given last
-	recent inode          // head of the ring of inodes that may lose their descriptor
-	fds    int            // descriptors of inodes
-	open   int            // descriptors of handles
-	kept   int            // descriptors of inodes that can't be opened again
-	doomed []int          // to be closed by unlock
-	ended  []*passage     // to be ended by unlock
+	mu      sync.Mutex // guards all below, and the fields of inode that say so
+	byID    map[uint64]*inode
+	byKey   map[key]*inode // those whose node id is not their inode number
+	peak    int            // the most that byID has held since it was made
+	free    *time.Timer    // gives memory back: see drop
+	last    uint64         // counted node id given last
+	recent  inode          // head of the ring of inodes that may lose their descriptor
+	fds     int            // descriptors of inodes
+	open    int            // descriptors of handles
+	kept    int            // descriptors of inodes that can't be opened again
+	doomed  []int          // to be closed by unlock
+	orphans orphans
+	ended   []*passage // to be ended by unlock
 }
 
 func newTable(root, limit int) (*table, error) {
@@ -120,14 +121,19 @@ func handleMount(root int) (mount, id int) {
 // unlock ends a critical section; descriptors are closed outside of it, since
 // the last one of a file without links frees its blocks.
 func (t *table) unlock() {
-	doomed, ended := t.doomed, t.ended
-	t.doomed, t.ended = nil, nil
+	doomed, ended, left := t.doomed, t.ended, t.orphans.left
+	t.doomed, t.ended, t.orphans.left = nil, nil, 0
 	t.mu.Unlock()
 	for _, p := range ended {
 		p.end()
 	}
 	for _, fd := range doomed {
 		_ = unix.Close(fd) // O_PATH: there is nothing to lose
+	}
+	if left > 0 {
+		t.mu.Lock()
+		t.orphans.closing -= left
+		t.mu.Unlock()
 	}
 }
 
@@ -143,11 +149,7 @@ func (t *table) acquire(id uint64) (*inode, error) {
 	n.users++
 	n.pins++
 	if n.fd < 0 {
-		err := error(unix.ESTALE)
-		if n.last == nil {
-			err = t.reopen(n)
-		}
-		if err != nil {
+		if err := t.reopen(n); err != nil {
 			t.unpin(n)
 			return nil, err
 		}
@@ -168,26 +170,6 @@ func (t *table) acquireKnown(k key) *inode {
 	n.users++
 	n.pins++
 	return n
-}
-
-// bury has the descriptor of n, which is acquired and has no name any more, closed
-// as soon as nobody uses it: the kernel's FORGET comes some time after unlink(2)
-// has returned, and until then the file's blocks would not be free. st is for
-// who still asks for its attributes.
-func (t *table) bury(n *inode, st *unix.Statx_t) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n.last = st
-}
-
-// buried are the attributes of a file that was buried.
-func (t *table) buried(id uint64) (n *inode, st *unix.Statx_t) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if n = t.byID[id]; n == nil {
-		return nil, nil
-	}
-	return n, n.last
 }
 
 // reopen gives n, which is pinned, its descriptor again. The mutex is not held
@@ -361,16 +343,9 @@ func (t *table) unhold(n *inode) {
 	t.drop(n)
 }
 
-// drop removes n if neither the kernel nor we need it, and its descriptor if it is
-// buried.
+// drop removes n if neither the kernel nor we need it.
 func (t *table) drop(n *inode) {
-	if n.users > 0 {
-		return
-	}
-	if n.last != nil {
-		t.closeFd(n)
-	}
-	if n.lookups > 0 {
+	if n.lookups > 0 || n.users > 0 {
 		return
 	}
 	delete(t.byID, n.id)
@@ -425,6 +400,7 @@ func (t *table) closeFd(n *inode) {
 		if n.keep {
 			t.kept--
 		}
+		t.orphans.remove(n)
 	}
 }
 
