@@ -3,6 +3,7 @@ package recovery
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -75,6 +76,11 @@ func TestVerifyWrites(t *testing.T) {
 					lost, reinit := r.live()
 					wantSet(t, "lost", lost)
 					wantSet(t, "reinitialized", reinit, zeros.Slice()...)
+					if profile != "line" { // which clears a line that is written whole by itself
+						if log := r.told(); !hit.Empty() && !strings.Contains(log, `"event":"reinitialized"`) {
+							t.Errorf("nobody is told of the repair: %s", log)
+						}
+					}
 				})
 			}
 		}

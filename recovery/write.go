@@ -1,6 +1,8 @@
 package recovery
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/recovery/ledger"
@@ -42,6 +44,7 @@ func (f *File) write(p []byte, r ranges.Range, writeback bool, who Caller) (int,
 	if done {
 		return n, err
 	}
+	unread := errors.Is(err, errUnread)
 	f.ino.lock()
 	defer f.ino.unlock()
 	f.ino.writes.Add(1)
@@ -56,12 +59,16 @@ func (f *File) write(p []byte, r ranges.Range, writeback bool, who Caller) (int,
 	if err != nil {
 		return 0, err
 	}
-	w := &mendingWrite{file: f, damage: d, data: p, at: r, size: st.Size, writeback: writeback, who: who}
+	w := &mendingWrite{file: f, damage: d, data: p, at: r, size: st.Size, writeback: writeback, who: who, unread: unread}
 	return w.run()
 }
 
+// errUnread says that what was written can't be read back, or differs.
+var errUnread = errors.New("written, but not to be read back")
+
 // writeClean is the path where nothing is known to be wrong. done is false if
-// the write has to be done again with the inode locked.
+// the write has to be done again with the inode locked; the error may be
+// errUnread then.
 func (f *File) writeClean(p []byte, r ranges.Range, writeback bool, who Caller) (n int, done bool, err error) {
 	f.ino.mu.RLock()
 	defer f.ino.mu.RUnlock()
@@ -71,10 +78,11 @@ func (f *File) writeClean(p []byte, r ranges.Range, writeback bool, who Caller) 
 	}
 	defer f.ino.writes.Add(1) // before the lock is let go
 	shared := f.ino.isShared()
+	var unread error
 	n, err = f.writeAll(p, r.Off, who)
 	if n > 0 && f.engine.VerifyWrites {
 		if bad := f.verifyShared(p[:n], r.Off, shared); bad != nil {
-			n, err = 0, bad
+			n, err, unread = 0, bad, errUnread
 		}
 	}
 	switch {
@@ -83,7 +91,7 @@ func (f *File) writeClean(p []byte, r ranges.Range, writeback bool, who Caller) 
 	case err == nil:
 		return n, true, nil
 	case mayBePoison(err) && f.engine.Semantics.Recover && !f.appends():
-		return 0, false, nil
+		return 0, false, unread
 	}
 	return n, true, f.trouble(r, err)
 }
@@ -173,6 +181,7 @@ type mendingWrite struct {
 	size      int64        // of the file before
 	writeback bool
 	who       Caller
+	unread    bool // it was written once, and could not be read back
 
 	mends []*mend
 	found ranges.Set // bad pages met by this write; those of which all is kept are known besides
@@ -199,10 +208,11 @@ func (w *mendingWrite) run() (int, error) {
 
 // lookFirst reads the pages that the ledger calls lost, or that have an image,
 // but that nobody has met since the mount: what can be salvaged of them has to
-// be known before they are written. Of a shared file nothing known is sure.
+// be known before they are written. Of a shared file nothing known is sure. What
+// could not be read back may be cleared by a second write, and would never be told of.
 func (w *mendingWrite) lookFirst() error {
 	inFile := w.at.Widen(ranges.PageSize).Intersect(ranges.Between(0, w.size))
-	if w.file.ino.isShared() {
+	if w.unread || w.file.ino.isShared() {
 		_, err := w.inspect(inFile)
 		return err
 	}
