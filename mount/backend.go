@@ -16,9 +16,9 @@ var _ control.Backend = backend{}
 func (b backend) Status(context.Context) (control.Status, error) {
 	m := b.m
 	swept := m.engine.Sweep() // files that are gone are not damaged any more
-	sandbox, held := m.sandbox(), control.Held(m.fs.Stats())
+	sandbox, held, owner := m.sandbox(), control.Held(m.fs.Stats()), os.Geteuid()
 	s := control.Status{
-		Running: true, Pid: os.Getpid(), Started: m.started,
+		Running: true, Owner: &owner, Pid: os.Getpid(), Started: m.started,
 		Mountpoint: m.path, Backing: m.backing, OverMounted: m.path == m.backing,
 		State: m.state.path, FS: m.state.meta.FS,
 		Semantics: m.config.semantics.Name, Simulate: m.config.Simulate, ReadOnly: m.config.ReadOnly,

@@ -80,6 +80,9 @@ func (t *target) check() error {
 		}
 		return failed(nil, "give a directory of the filesystem below", "the backing directory %s lies in the mendfs mount at %s", b.path, b.mount.Mountpoint)
 	}
+	if pseudo[b.mount.Type] {
+		return usage("give a directory of a filesystem that stores files", "the backing directory %s is on %s, where the kernel makes up the files", b.path, b.mount.Type)
+	}
 	if t.overMounted() {
 		return nil
 	}
@@ -97,6 +100,15 @@ func (t *target) check() error {
 		return usage("give an empty directory elsewhere", "the backing directory %s lies inside the mountpoint %s", b.path, m.path)
 	}
 	return nil
+}
+
+// pseudo is the filesystems without files of anybody's: reading there is asking
+// the kernel, writing is telling it.
+var pseudo = map[string]bool{
+	"binder": true, "binfmt_misc": true, "bpf": true, "cgroup": true, "cgroup2": true, "configfs": true,
+	"cpuset": true, "debugfs": true, "devpts": true, "efivarfs": true, "functionfs": true, "fusectl": true, "mqueue": true,
+	"nfsd": true, "nsfs": true, "proc": true, "pstore": true, "resctrl": true, "rpc_pipefs": true, "securityfs": true,
+	"selinuxfs": true, "smackfs": true, "sysfs": true, "tracefs": true,
 }
 
 // locate is where the file or directory of ours, path, is or would be: its path

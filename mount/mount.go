@@ -253,7 +253,7 @@ func (m *Mount) notices(t *target) {
 		m.config.warn("mounted by an ordinary user: files keep their owner only if that is you, interrupted repairs find files by path alone, suid and devices are off, and --protect rw or known needs root")
 	}
 	if m.config.AllowOther && os.Geteuid() != 0 {
-		m.config.warn("--force: what other users make at %s belongs to you, and they can do there what you can", m.path)
+		m.config.warn("--force: what other users make at %s belongs to you, as far as the modes let them make it", m.path)
 	}
 	if os.Geteuid() == 0 && !m.config.AllowOther {
 		m.config.warn("only root can reach the files at %s; --allow-other lets other users in", m.path)
@@ -280,7 +280,7 @@ func (m *Mount) Ready() string {
 		parts = append(parts, "read-only")
 	}
 	parts = append(parts, "state "+m.state.path)
-	return fmt.Sprintf("mendfs: %s ready (%s)", m.backing, strings.Join(parts, ", "))
+	return printable(fmt.Sprintf("mendfs: %s ready (%s)", m.backing, strings.Join(parts, ", ")))
 }
 
 // Wait returns when the mount is gone, by Unmount or from outside, and
@@ -370,6 +370,10 @@ func (m *Mount) detach(lazy bool) error {
 		return err
 	}
 	if errors.Is(err, unix.EINVAL) {
+		all, listed := mounts()
+		if listed == nil && slices.ContainsFunc(all, func(e mountEntry) bool { return e.Dev == m.entry.Dev }) {
+			return failed(err, "find it with findmnt -t "+FSType+", and umount it there", "the mount is not at %s any more", m.path)
+		}
 		return nil // somebody else has unmounted it
 	}
 	return failed(err, "umount -l "+m.path, "%s can't be unmounted", m.path)

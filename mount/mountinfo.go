@@ -22,6 +22,7 @@ type mountEntry struct {
 	Options    []string // of the mount, not of the filesystem
 	Type       string
 	Source     string
+	Super      []string // options of the filesystem
 }
 
 // mounts is the mount table of this process, later mounts last.
@@ -72,6 +73,7 @@ func parseMountLine(line string) (mountEntry, error) {
 		Options:    strings.Split(m[5], ","),
 		Type:       s[0],
 		Source:     unescapeMount(s[1]),
+		Super:      strings.Split(strings.Join(s[2:], ""), ","),
 	}, nil
 }
 

@@ -2,7 +2,6 @@ package mount
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -85,17 +84,22 @@ func mountID(fd int) (int, error) {
 // isMountRoot reports whether something is mounted at this very place.
 func (p *place) isMountRoot() bool { return p.mount.Mountpoint == p.path }
 
-// isDead reports whether the place is on a FUSE mount whose daemon is gone.
-// statfs always asks the daemon, while stat may be answered from a cache.
+// isDead reports whether the place is on a FUSE mount whose daemon is gone. Of
+// a mount of ours that is listed, the list tells: its process lives.
 func (p *place) isDead() bool {
-	var st unix.Statfs_t
-	return errors.Is(unix.Fstatfs(p.fd, &st), unix.ENOTCONN)
+	if p.mount.Type == FSType {
+		if all, err := visible(); err == nil && p.mount.listed(all) != nil {
+			return false
+		}
+	}
+	return !hasServer(p.fd, p.mount)
 }
 
-// checkDir fails if the place is not a directory that can be asked.
+// checkDir fails if the place is not a directory that can be asked. It sends
+// no request to the server of a mount: isDead has done that where it has to be.
 func (p *place) checkDir() error {
-	var st unix.Stat_t
-	if err := unix.Fstat(p.fd, &st); err != nil {
+	var st unix.Statx_t
+	if err := unix.Statx(p.fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,7 @@ type Running struct {
 	State      string `json:"state"`
 	FS         string `json:"fs"`
 	Pid        int    `json:"pid"`
+	Owner      int    `json:"-"` // the uid of who mounted: whose registry it is
 	Rel        string `json:"-"` // set by Find: the path asked for, relative to Mountpoint; "." for the mountpoint
 }
 
@@ -41,7 +43,10 @@ type entry struct {
 }
 
 // registry is the directory that lists the running mounts of one user.
-type registry struct{ dir string }
+type registry struct {
+	dir string
+	uid int // whose it is
+}
 
 // rootRegistry is where root's mounts are listed, for all to read.
 const rootRegistry = "/run/mendfs"
@@ -62,10 +67,10 @@ func registryDir() string {
 func registries() []*registry {
 	var list []*registry
 	if checkRegistry(registryDir(), os.Geteuid()) == nil {
-		list = append(list, &registry{registryDir()})
+		list = append(list, &registry{registryDir(), os.Geteuid()})
 	}
 	if registryDir() != rootRegistry && checkRegistry(rootRegistry, 0) == nil {
-		list = append(list, &registry{rootRegistry})
+		list = append(list, &registry{rootRegistry, 0})
 	}
 	return list
 }
@@ -82,7 +87,7 @@ func openRegistry(dir string) (*registry, error) {
 	if err := checkRegistry(dir, os.Geteuid()); err != nil {
 		return nil, failed(err, "remove it, or give it to yourself with mode 0700", "the list of running mounts can't be kept in %s", dir)
 	}
-	return &registry{dir}, nil
+	return &registry{dir, os.Geteuid()}, nil
 }
 
 // checkRegistry fails unless only the user uid can have written what is in dir.
@@ -150,16 +155,17 @@ func (r *registry) entries() ([]entry, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
+		e.Owner = r.uid
 		all = append(all, e)
 	}
-	slices.SortFunc(all, func(a, b entry) int { return strings.Compare(a.Mountpoint, b.Mountpoint) })
+	slices.SortFunc(all, func(a, b entry) int { return compareMountpoints(a.Running, b.Running) })
 	return all, nil
 }
 
 var errStale = errors.New("left by a process that is gone")
 
 func readEntry(path string) (entry, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) // root reads what users have made
 	if err != nil {
 		return entry{}, err
 	}
@@ -175,8 +181,11 @@ func readEntry(path string) (entry, error) {
 		return entry{}, errStale
 	}
 	var e entry
-	return e, json.NewDecoder(f).Decode(&e)
+	return e, json.NewDecoder(io.LimitReader(f, maxEntry)).Decode(&e)
 }
+
+// maxEntry is more than an entry can have: three paths, quoted.
+const maxEntry = 1 << 17
 
 // writeLock takes the write lock on f for as long as f is open.
 func writeLock(f *os.File) error {

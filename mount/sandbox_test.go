@@ -58,7 +58,7 @@ func (r restricted) try() (map[string]string, error) {
 	}
 	m := &Mount{
 		config: &config{Options: Options{Confine: true}}, root: root,
-		state: &stateDir{path: r.State}, entry: &registration{registry: &registry{r.Registry}},
+		state: &stateDir{path: r.State}, entry: &registration{registry: &registry{dir: r.Registry}},
 	}
 	if err := errors.Join(keepCapabilities(keptCapabilities), m.confine(&target{backing: backing})); err != nil {
 		return nil, err

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -57,7 +59,16 @@ func defaultState(backing string, m meta) string {
 	if name == "/" {
 		name = "root"
 	}
+	name = strings.Map(plain, name)
 	return filepath.Join(stateHome(), name+"-"+fileid.Short(m.FS+" "+m.Root.Key()))
+}
+
+// plain replaces what a terminal might obey, and bytes that are not UTF-8.
+func plain(r rune) rune {
+	if isControl(r) || r == utf8.RuneError {
+		return '_'
+	}
+	return r
 }
 
 func stateHome() string {

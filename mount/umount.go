@@ -25,7 +25,7 @@ const courtesy = 5 * time.Second
 func Unmount(mountpoint string) error {
 	p, err := lookup(mountpoint)
 	if err != nil {
-		return notThere(err, "mountpoint", mountpoint)
+		return notFound(err, mountpoint)
 	}
 	dead := p.isDead()
 	p.close() // an open descriptor would keep the mount busy

@@ -206,7 +206,7 @@ func (call *helperCall) runRemount(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	status, err := control.Dial(running.State).Status(ctx)
+	status, err := statusOf(ctx, *running)
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func runInject(ctx context.Context, o injectOptions, stdout, stderr io.Writer) e
 	if err != nil {
 		return err
 	}
-	done, err := do(ctx, control.Dial(running.State), running.Rel)
+	done, err := do(ctx, running.Dial(), running.Rel)
 	if err != nil {
 		return err
 	}

@@ -10,14 +10,18 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/mendfs/mendfs/mount"
 )
 
 func main() {
+	// Of the main thread, which ps and pgrep show: a daemon was started as /proc/self/exe.
+	_ = os.WriteFile("/proc/self/comm", []byte("mendfs"), 0) // only a name; what needs /proc says so
 	if u := mount.UnmountsFor(); u != nil {
 		os.Exit(exitCode(u.Serve()))
 	}
@@ -26,18 +30,32 @@ func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	run, cancelled := execute, exitCancelled
+	tidies := len(os.Args) > 1 && (os.Args[1] == "mount" || os.Args[1] == "demo")
 	if isHelper(os.Args[0]) {
-		run, cancelled = runHelper, mountCancelled
+		run, cancelled, tidies = runHelper, mountCancelled, true
 	}
-	go interrupt(signals, cancel, cancelled)
+	go interrupt(signals, cancel, cancelled, tidies)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// interrupt cancels the running verb at the first signal, so that it can put
-// things in order, and gives up at the second. It ends with the process.
-func interrupt(signals <-chan os.Signal, cancel context.CancelFunc, code int) {
+// grace is how long a verb that only asks may take to end when it is told to.
+const grace = time.Second
+
+// interrupt cancels the running verb at the first signal. One that mounts puts
+// things in order then, and is given up at the second signal; of the others
+// nothing can hold the end up, a system call that hangs neither. It ends with
+// the process.
+func interrupt(signals <-chan os.Signal, cancel context.CancelFunc, code int, tidies bool) {
 	<-signals
 	cancel()
-	<-signals
+	var late <-chan time.Time
+	if !tidies {
+		late = time.After(grace)
+	}
+	select {
+	case <-signals:
+	case <-late:
+		fmt.Fprintln(os.Stderr, "mendfs: interrupted")
+	}
 	os.Exit(code)
 }

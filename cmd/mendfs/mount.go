@@ -26,7 +26,10 @@ func newMount() *cobra.Command {
 		Short: "mount a directory with protection against memory poison",
 		Long: `mount serves BACKING at MOUNTPOINT, or over BACKING itself if there is no MOUNTPOINT.
 It prints one line when it is ready, stays in the foreground, and unmounts and ends
-at SIGINT or SIGTERM, or by itself after 'mendfs umount'.
+at SIGINT or SIGTERM, or by itself after 'mendfs umount'. If it is in use at the signal, a mount
+at a MOUNTPOINT is detached (umount -l) and served until its last user is gone; one that covers
+BACKING stays where it is, is served, says so, and is unmounted as soon as it is idle. A second
+signal ends the process at once, and leaves a dead mount.
 
 Lost bytes read as zero and are in the ledger. Programs that have checksums or
 replicas of their own are better served by --semantics strict, where they get EIO.
@@ -108,7 +111,7 @@ func serveDaemon(ctx context.Context, o mount.Options, daemon *mount.Daemon) err
 	})
 	if err != nil && waiting {
 		if told := daemon.Failed(err); told != nil {
-			fmt.Fprintf(daemon, "mendfs mount: telling the caller: %v\n", told)
+			fmt.Fprintf(daemon, "mendfs mount: telling the caller: %s\n", oneLine(told))
 		}
 	}
 	return err
@@ -123,13 +126,13 @@ func serve(ctx context.Context, o mount.Options, ready func(*mount.Mount) error)
 	}
 	detach := func() {
 		if err := m.Unmount(); err != nil {
-			fmt.Fprintf(o.Stderr, "mendfs mount: %v\n", err)
+			fmt.Fprintf(o.Stderr, "mendfs mount: %s\n", oneLine(err))
 		}
 	}
 	if err := ready(m); err != nil {
 		detach()
 		if ended := m.Wait(); ended != nil {
-			fmt.Fprintf(o.Stderr, "mendfs mount: %v\n", ended)
+			fmt.Fprintf(o.Stderr, "mendfs mount: %s\n", oneLine(ended))
 		}
 		return fmt.Errorf("saying that the mount is ready: %w", err)
 	}

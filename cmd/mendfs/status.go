@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -24,10 +25,10 @@ func newStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [MOUNTPOINT] [--state DIR]",
 		Short: "what is mounted, how, and what is known of its poison",
-		Long: `status describes one mount, or all running mounts of this machine that you may ask.
-With --state it describes a state directory, also when nothing is mounted.
+		Long: `status describes one mount, or all mounts of this machine that are yours; for root all,
+dead ones too. With --state it describes a state directory, also when nothing is mounted.
 
-Exit status: 0 answered, 8 it did not work, 16 wrong usage.`,
+Exit status: 0 answered, 8 it did not work or a mount is dead, 16 wrong usage.`,
 		Args: takes(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.target = argument(args); o.target != "" && o.state != "" {
@@ -43,11 +44,14 @@ Exit status: 0 answered, 8 it did not work, 16 wrong usage.`,
 
 // runStatus prints what answered even if some mount did not.
 func runStatus(ctx context.Context, o statusOptions, stdout, stderr io.Writer) error {
-	all, err := statuses(ctx, o)
+	all, others, err := statuses(ctx, o)
+	if others > 0 {
+		fmt.Fprintf(stderr, "%s of mendfs by other users: ask them, or root\n", count(others, "mount"))
+	}
 	switch {
 	case o.json:
 		return errors.Join(err, printJSON(stdout, "status", list(all)))
-	case err == nil && len(all) == 0:
+	case err == nil && len(all) == 0 && others == 0:
 		fmt.Fprintln(stderr, "no mendfs mount is running")
 		return nil
 	}
@@ -62,29 +66,60 @@ func runStatus(ctx context.Context, o statusOptions, stdout, stderr io.Writer) e
 	return err
 }
 
-func statuses(ctx context.Context, o statusOptions) ([]control.Status, error) {
-	var all []control.Status
-	if o.target != "" || o.state != "" {
-		err := ask(ctx, o.state, o.target, func(src source, _ string) error {
+// statuses is what is asked for, and the number of mounts that this user can't
+// ask. Where a mount is dead, the error is at least the exit code that says so.
+func statuses(ctx context.Context, o statusOptions) (all []control.Status, others int, err error) {
+	if o.target != "" {
+		running, err := mount.Find(o.target)
+		if err != nil {
+			return nil, 0, orState(err)
+		}
+		s, err := statusOf(ctx, *running)
+		if err != nil {
+			return nil, 0, err
+		}
+		return []control.Status{s}, 0, nil
+	}
+	if o.state != "" {
+		err := ask(ctx, o.state, "", func(src source, _ string) error {
+			ctx, cancel := context.WithTimeout(ctx, statusTime)
+			defer cancel()
 			s, err := src.Status(ctx)
 			all = append(all, s)
 			return err
 		})
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		return all, nil
+		return all, 0, nil
 	}
-	running, err := mount.List()
-	for _, r := range running {
-		s, failed := control.Dial(r.State).Status(ctx)
-		if failed != nil {
-			err = errors.Join(err, fmt.Errorf("%s (pid %d): %w", quote(r.Mountpoint), r.Pid, failed))
+	return surveyed(ctx)
+}
+
+// surveyed is the statuses of all mounts in sight.
+func surveyed(ctx context.Context) (all []control.Status, others int, err error) {
+	seen, err := mount.Survey()
+	dead := false
+	for _, m := range seen {
+		if me := os.Geteuid(); me != 0 && m.Owner != me {
+			others++
 			continue
+		}
+		s := control.Status{Running: !m.Dead, Dead: m.Dead, Mountpoint: m.Mountpoint, Backing: m.Backing, Owner: &m.Owner}
+		dead = dead || m.Dead
+		if m.Listed {
+			var failed error
+			if s, failed = statusOf(ctx, m.Running); failed != nil {
+				err = errors.Join(err, fmt.Errorf("%s (pid %d): %w", quote(m.Mountpoint), m.Pid, failed))
+				continue
+			}
 		}
 		all = append(all, s)
 	}
-	return all, err
+	if err == nil && dead {
+		err = outcome(exitOperational)
+	}
+	return all, others, err
 }
 
 func printStatus(w io.Writer, s control.Status) error {
@@ -92,7 +127,7 @@ func printStatus(w io.Writer, s control.Status) error {
 		return err
 	}
 	title := s.Mountpoint
-	if !s.Running {
+	if !s.Running && !s.Dead {
 		title = s.State
 	}
 	if _, err := fmt.Fprintln(w, quote(title)); err != nil {
@@ -101,9 +136,11 @@ func printStatus(w io.Writer, s control.Status) error {
 	rows := [][]string{
 		{"  running", runningText(s)},
 		{"  backing", quote(s.Backing)},
-		{"  filesystem", s.FS},
-		{"  state", quote(s.State)},
 	}
+	if s.State == "" { // dead, or not to be asked
+		return printTable(w, rows)
+	}
+	rows = append(rows, []string{"  filesystem", s.FS}, []string{"  state", quote(s.State)})
 	if s.Running {
 		rows = append(rows, []string{"  semantics", semanticsText(s)})
 		rows = append(rows, protectionRows(s.Protection)...)
@@ -135,10 +172,19 @@ func printTrouble(w io.Writer, s control.Status) error {
 }
 
 func runningText(s control.Status) string {
-	if !s.Running {
-		return "no"
+	by := ""
+	if s.Owner != nil && *s.Owner != os.Geteuid() {
+		by = fmt.Sprintf(", by user %d", *s.Owner)
 	}
-	return fmt.Sprintf("pid %d since %s", s.Pid, s.Started.UTC().Format(time.RFC3339))
+	switch {
+	case s.Dead:
+		return "dead" + by + ": umount it ('mendfs umount " + shellWord(s.Mountpoint) + "') or mount again"
+	case !s.Running:
+		return "no"
+	case s.State == "":
+		return "yes" + by + ": in no list of running mounts that can be found; ask that user"
+	}
+	return fmt.Sprintf("pid %d since %s%s", s.Pid, s.Started.UTC().Format(time.RFC3339), by)
 }
 
 func semanticsText(s control.Status) string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -61,18 +62,57 @@ func ask(ctx context.Context, state, target string, question func(src source, re
 		}
 		running, err := mount.Find(target)
 		if err != nil {
-			return err
+			return orState(err)
 		}
-		return question(control.Dial(running.State), running.Rel)
+		return question(running.Dial(), running.Rel)
 	}
 	offline, err := mount.OpenState(state)
 	if errors.Is(err, mount.ErrRunning) {
+		if err := answers(ctx, state); err != nil {
+			return err
+		}
 		return askBelow(ctx, control.Dial(state), target, question)
 	}
 	if err != nil {
 		return err
 	}
 	return errors.Join(askBelow(ctx, offline, target, question), offline.Close())
+}
+
+// orState adds to the error for a path that lies in no mount what the verbs
+// with --state can do.
+func orState(err error) error {
+	var refused *mount.Error
+	if !errors.As(err, &refused) || refused.Next != mount.MountPath {
+		return err
+	}
+	with := *refused
+	with.Next += ", or --state DIR"
+	return &with
+}
+
+// answers fails if the mount that runs on the state directory says nothing.
+func answers(ctx context.Context, state string) error {
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	if errors.Is(control.Dial(state).Answers(ctx), context.DeadlineExceeded) {
+		return &failure{errors.New("the daemon that runs on " + quote(state) + " does not answer"), "see whether it is stopped: fuser -v " + shellWord(filepath.Join(state, "lock"))}
+	}
+	return nil // what else is wrong the question tells
+}
+
+// statusTime is how long a mount may take to answer about itself.
+const statusTime = 10 * time.Second
+
+// statusOf asks the running mount.
+func statusOf(ctx context.Context, r mount.Running) (control.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	s, err := r.Dial().Status(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = r.Silent()
+	}
+	return s, err
 }
 
 // askBelow finds out what target is relative to the root of the mount of which

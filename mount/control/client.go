@@ -34,12 +34,52 @@ var _ Backend = (*Client)(nil)
 // sent before the first question; if no mount runs there, that fails with
 // ErrNotRunning.
 func Dial(state string) *Client {
+	return client(state, func(net.Conn) error { return nil })
+}
+
+// DialUser is Dial for a mount by the user uid: nothing is sent to anybody else,
+// whom a user could have put in the way of root.
+func DialUser(state string, uid int) *Client {
+	return client(state, func(conn net.Conn) error {
+		switch peer, err := peerOf(conn); {
+		case err != nil:
+			return err
+		case int(peer.Uid) != uid:
+			return fmt.Errorf("the socket in %s is that of user %d, not %d", state, peer.Uid, uid)
+		}
+		return nil
+	})
+}
+
+func client(state string, check func(net.Conn) error) *Client {
 	return &Client{state: state, http: http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, // a verb asks once; an idle connection would only delay the mount's end
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dial(ctx, state)
+			conn, err := dial(ctx, state)
+			if err != nil {
+				return nil, err
+			}
+			if err := check(conn); err != nil {
+				_ = conn.Close() // nothing was written
+				return nil, err
+			}
+			return conn, nil
 		},
 	}}}
+}
+
+// Answers returns when the mount has answered anything at all; the error is that
+// of ctx, or of what keeps the question from being asked.
+func (c *Client) Answers(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://mendfs/v1/", nil) // nothing is there, and no work to say so
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }
 
 // Status is the mount's account of itself.

@@ -53,6 +53,8 @@ type Backend interface {
 // Status is one mount, or one state directory without a running mount.
 type Status struct {
 	Running     bool      `json:"running"`
+	Dead        bool      `json:"dead,omitempty"`  // the daemon is gone and the mount is still there; of the rest, only Mountpoint, Backing and Owner are known
+	Owner       *int      `json:"owner,omitempty"` // the uid of who mounted; nil when no mount is there
 	Mountpoint  string    `json:"mountpoint,omitempty"`
 	Backing     string    `json:"backing"`
 	OverMounted bool      `json:"over_mounted"`

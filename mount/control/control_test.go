@@ -410,3 +410,18 @@ func TestSocketIsClosed(t *testing.T) {
 		t.Errorf("made through a symbolic link: %v", l.Close())
 	}
 }
+
+func TestNothingIsSentToAnotherUser(t *testing.T) {
+	b := &canned{}
+	state, _ := serve(t, b)
+	if err := DialUser(state, os.Geteuid()).Answers(context.Background()); err != nil {
+		t.Error(err)
+	}
+	stranger := DialUser(state, os.Geteuid()+1)
+	if _, err := stranger.Status(context.Background()); err == nil || !strings.Contains(err.Error(), "is that of user") || b.asked != nil {
+		t.Errorf("%v; asked %v", err, b.asked)
+	}
+	if err := stranger.Answers(context.Background()); err == nil {
+		t.Error("a stranger's answer was taken")
+	}
+}

@@ -200,21 +200,27 @@ type peerKey struct{}
 // withPeer asks the kernel once per connection who is at the other end; the
 // answer can't be forged or change later.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
+	peer, err := peerOf(c)
+	if err != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, peerKey{}, peer)
+}
+
+// peerOf is who is at the other end of a Unix socket.
+func peerOf(c net.Conn) (*unix.Ucred, error) {
 	unixConn, ok := c.(*net.UnixConn)
 	if !ok {
-		return ctx
+		return nil, errors.New("no Unix socket")
 	}
 	raw, err := unixConn.SyscallConn()
 	if err != nil {
-		return ctx
+		return nil, err
 	}
 	var peer *unix.Ucred
 	var asked error
 	err = raw.Control(func(fd uintptr) { peer, asked = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err != nil || asked != nil {
-		return ctx
-	}
-	return context.WithValue(ctx, peerKey{}, peer)
+	return peer, errors.Join(err, asked)
 }
 
 // guard lets root and the user uid through to h. A peer that the kernel said

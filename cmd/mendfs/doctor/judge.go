@@ -42,9 +42,12 @@ func (f facts) judgeKernel() Finding {
 }
 
 func (f facts) judgePassthrough() Finding {
-	r := Finding{Check: "passthrough", Verdict: OK, Found: "the kernel has FUSE passthrough; this version of mendfs serves every read itself"}
-	if !f.host.atLeast(6, 9) {
-		r.Found = "the kernel has no FUSE passthrough (Linux 6.9); this version of mendfs does not need it"
+	r := Finding{Check: "passthrough", Verdict: OK, Found: "the kernel has FUSE passthrough, for --protect rw and known"}
+	switch {
+	case !f.host.atLeast(6, 9):
+		r.Found = "the kernel has no FUSE passthrough (Linux 6.9); only --protect rw and known need it"
+	case !f.host.admin:
+		r.Found = "the kernel has FUSE passthrough; --protect rw and known are for root"
 	}
 	return r
 }
@@ -153,7 +156,7 @@ func (f facts) judgeOverMount() Finding {
 	if f.host.openTree == nil {
 		return Finding{Check: "over-mount", Verdict: OK, Found: "open_tree works"}
 	}
-	return Finding{Check: "over-mount", Verdict: Limited, Found: "open_tree: " + cause(f.host.openTree), Next: "name a MOUNTPOINT of its own, or run as root"}
+	return Finding{Check: "over-mount", Verdict: Limited, Found: "works, but open_tree does not: " + cause(f.host.openTree), Next: "the directory itself is held instead of a clone of its mount: what is mounted below it shows through; as root it would be hidden"}
 }
 
 func (f facts) judgeHandles() Finding {

@@ -1,0 +1,277 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// daemon is the process of the scene's mount.
+func (s *scene) daemon() int {
+	s.t.Helper()
+	var status struct{ Status []struct{ Pid int } }
+	decode(s.t, want(s.t, 0, "status", "--json", s.mnt), &status)
+	return status.Status[0].Pid
+}
+
+func TestDeadMountsAreListed(t *testing.T) {
+	s := newScene(t)
+	s.mount()
+	pid := s.daemon()
+	comm, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+	if err != nil || string(comm) != "mendfs\n" {
+		t.Errorf("the daemon is called %q, %v", comm, err)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	untilEnded(t, pid)
+	if out := wantTrouble(t, "status"); !strings.Contains(out, s.mnt+"\n  running  dead: umount it") {
+		t.Errorf("status: %s", out)
+	}
+	var status struct {
+		Status []struct {
+			Mountpoint    string
+			Running, Dead bool
+		}
+	}
+	decode(t, wantTrouble(t, "status", "--json"), &status)
+	found := false
+	for _, m := range status.Status {
+		found = found || m.Mountpoint == s.mnt && m.Dead && !m.Running
+	}
+	if !found {
+		t.Errorf("status --json: %+v", status)
+	}
+	want(t, exitOperational, "status", s.mnt)
+	want(t, 0, "umount", s.mnt)
+}
+
+// wantTrouble is want for the status of all mounts, where an operational failure has
+// to be among what the exit code says; the rest may be of other tests' mounts.
+func wantTrouble(t *testing.T, args ...string) string {
+	t.Helper()
+	r := run(t, args...)
+	if r.code&exitOperational == 0 {
+		t.Errorf("mendfs %q: %+v", args, r)
+	}
+	return r.stdout
+}
+
+// untilEnded waits for a process that is not ours to wait for.
+func untilEnded(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		fds, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/fd") // a zombie has none
+		if err != nil || len(fds) == 0 {
+			return
+		}
+	}
+	t.Fatalf("process %d still runs after 10 s", pid)
+}
+
+// TestStoppedDaemon: the verbs say who does not answer, and the first signal
+// ends them while they wait for it.
+func TestStoppedDaemon(t *testing.T) {
+	s := newScene(t)
+	s.mount()
+	file := s.write("file", []byte("text"))
+	pid := s.daemon()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+			t.Error(err)
+		}
+		s.umount()
+	}()
+	lost := command(t, "lost", file)
+	var said bytes.Buffer
+	lost.Stderr = &said
+	if err := lost.Start(); err != nil {
+		t.Fatal(err)
+	}
+	byState := command(t, "lost", "--state", s.state)
+	if err := byState.Start(); err != nil {
+		t.Fatal(err)
+	}
+	status := command(t, "status", s.mnt)
+	status.Stderr = os.Stderr
+	if err := status.Start(); err != nil {
+		t.Fatal(err)
+	}
+	untilAsking(t, status.Process.Pid)
+	if err := status.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := exitOf(status.Wait()); code != exitCancelled {
+		t.Errorf("status, interrupted: exit %d", code)
+	}
+	if code := exitOf(byState.Wait()); code != exitOperational {
+		t.Errorf("lost --state: exit %d", code)
+	}
+	code := exitOf(lost.Wait())
+	if code != exitOperational || !strings.Contains(said.String(), "the mount's daemon (pid "+strconv.Itoa(pid)+")") {
+		t.Errorf("lost: exit %d: %s", code, &said)
+	}
+}
+
+func exitOf(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
+// untilAsking waits until the process has a socket: its signals are caught then.
+func untilAsking(t *testing.T, pid int) {
+	t.Helper()
+	dir := "/proc/" + strconv.Itoa(pid) + "/fd"
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		fds, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range fds {
+			if to, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && strings.HasPrefix(to, "socket:") {
+				return
+			}
+		}
+	}
+	t.Fatal("it asks nobody within 10 s")
+}
+
+// ordinary is a place where the user 65534 may run this program.
+type ordinary struct {
+	t            *testing.T
+	dir, program string
+}
+
+func newUser(t *testing.T) *ordinary {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: being another user needs root")
+	}
+	dir, err := os.MkdirTemp("/var/tmp", "mendfs-cmd") // the test's own directory is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	program, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &ordinary{t, dir, filepath.Join(dir, "mendfs")}
+	err = errors.Join(os.WriteFile(u.program, program, 0o755), os.Chmod(dir, 0o755))
+	for _, name := range []string{"run", "db", "mnt"} {
+		err = errors.Join(err, os.Mkdir(filepath.Join(dir, name), 0o700), os.Chown(filepath.Join(dir, name), 65534, 65534))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func (u *ordinary) run(args ...string) result {
+	u.t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := command(u.t, args...)
+	cmd.Path, cmd.Dir, cmd.Stdout, cmd.Stderr = u.program, "/", &stdout, &stderr
+	cmd.Env = append(cmd.Env, "XDG_RUNTIME_DIR="+u.dir+"/run", "XDG_STATE_HOME="+u.dir+"/run", "HOME="+u.dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	return result{code: exitOf(cmd.Run()), stdout: stdout.String(), stderr: stderr.String()}
+}
+
+func TestStatusOfOthersMounts(t *testing.T) {
+	u := newUser(t)
+	s := newScene(t)
+	s.mount()
+	r := u.run("status")
+	if r.code != 0 || strings.Contains(r.stdout, s.mnt) || !strings.Contains(r.stderr, "of mendfs by other users") {
+		t.Errorf("of root's: %+v", r)
+	}
+	s.umount()
+}
+
+// usersMayMount runs the rest of the test again in a mount namespace where /dev/fuse is
+// for all, as it is on most machines; it reports whether this is that run.
+func usersMayMount(t *testing.T) bool {
+	t.Helper()
+	const inside = "MENDFS_TEST_USERS_MAY_MOUNT"
+	if os.Getenv(inside) != "" {
+		return true
+	}
+	for _, tool := range []string{"unshare", "fusermount3"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("SKIP: no %s (packages util-linux, fuse3)", tool)
+		}
+	}
+	const script = `set -e
+mknod "$1/fuse" c 10 229; chmod 666 "$1/fuse"; mount --bind "$1/fuse" /dev/fuse
+exec "$2" -test.run "^$3\$" -test.v`
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", t.TempDir(), os.Args[0], t.Name())
+	cmd.Env = append(os.Environ(), inside+"=1")
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("where users may mount: %v", err)
+	}
+	return false
+}
+
+func TestRootAsksUsersMounts(t *testing.T) {
+	u := newUser(t)
+	if !usersMayMount(t) {
+		return
+	}
+	mnt := u.dir + "/mnt"
+	if r := u.run("mount", "--daemon", u.dir+"/db", mnt); r.code != 0 {
+		t.Fatalf("mount: %+v", r)
+	}
+	// The exit code of all is that of other tests' mounts, too.
+	for _, out := range []string{want(t, 0, "status", mnt), run(t, "status").stdout} {
+		if !strings.Contains(out, mnt+"\n  running") || !strings.Contains(out, ", by user 65534") || !strings.Contains(out, "pid ") {
+			t.Errorf("status: %s", out)
+		}
+	}
+	pid := (&scene{t: t, mnt: mnt}).daemon()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	untilEnded(t, pid)
+	if out := wantTrouble(t, "status"); !strings.Contains(out, mnt+"\n  running  dead, by user 65534") {
+		t.Errorf("dead: %s", out)
+	}
+	want(t, 0, "umount", mnt)
+}
+
+func TestMisspeltPathsAreNotToBeMade(t *testing.T) {
+	s := newScene(t)
+	for _, verb := range [][]string{{"lost"}, {"inject", "--range", "0+1"}, {"status"}, {"umount"}} {
+		r := run(t, append(verb, s.in+"/none")...)
+		if r.code != exitUsage || !strings.Contains(r.stderr, "check the spelling") || strings.Contains(r.stderr, "create") {
+			t.Errorf("%v: %+v", verb, r)
+		}
+	}
+	if r := run(t, "inject", s.in, "--range", "0+1"); r.code != exitUsage || strings.Contains(r.stderr, "--state") {
+		t.Errorf("inject: %+v", r)
+	}
+	if r := run(t, "lost", s.in); r.code != exitUsage || !strings.Contains(r.stderr, "--state") {
+		t.Errorf("lost: %+v", r)
+	}
+}
