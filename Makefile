@@ -13,7 +13,7 @@ help:
 	@echo 'make build   bin/mendfs'
 	@echo 'make install  bin/mendfs to $(PREFIX)/bin, and the helper that mount(8) and /etc/fstab need to /sbin; DESTDIR= PREFIX='
 	@echo 'make uninstall  take them away again'
-	@echo 'make bench   how fast a mount is, beside its peers; quarter of an hour, root, a quiet machine; ARGS=-quick'
+	@echo 'make bench   how fast a mount is, beside its peers; quarter of an hour, root, a quiet machine; ARGS=-quick, a $$ in it doubled'
 	@echo 'make setup   install what the tests need'
 	@echo 'make clean   remove what was built'
 
@@ -27,11 +27,12 @@ helpers = $(DESTDIR)/sbin/mount.mendfs $(DESTDIR)/sbin/mount.fuse.mendfs
 
 install: build
 	install -D -m 755 bin/mendfs $(DESTDIR)$(PREFIX)/bin/mendfs
+	install -D -m 644 docs/mendfs.8 $(DESTDIR)$(PREFIX)/share/man/man8/mendfs.8
 	install -d $(DESTDIR)/sbin
 	for helper in $(helpers); do ln -sf $(PREFIX)/bin/mendfs $$helper || exit; done
 
 uninstall:
-	rm -f $(helpers) $(DESTDIR)$(PREFIX)/bin/mendfs
+	rm -f $(helpers) $(DESTDIR)$(PREFIX)/bin/mendfs $(DESTDIR)$(PREFIX)/share/man/man8/mendfs.8
 
 demo: build
 	@scripts/setup demo

@@ -159,19 +159,6 @@ func (t *table) acquire(id uint64) (*inode, error) {
 	return n, nil
 }
 
-// acquireKnown is the inode of the file k, acquired, if it has a descriptor.
-func (t *table) acquireKnown(k key) *inode {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := t.known(k)
-	if n == nil || n.fd < 0 || n.id == fuse.FUSE_ROOT_ID {
-		return nil
-	}
-	n.users++
-	n.pins++
-	return n
-}
-
 // reopen gives n, which is pinned, its descriptor again. The mutex is not held
 // while the filesystem is asked.
 func (t *table) reopen(n *inode) error {
