@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/fs"
+	"github.com/mendfs/mendfs/mount/control"
 	"github.com/mendfs/mendfs/recovery"
 	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/media/sim"
@@ -280,7 +281,7 @@ func (m *Mount) Ready() string {
 		parts = append(parts, "read-only")
 	}
 	parts = append(parts, "state "+m.state.path)
-	return printable(fmt.Sprintf("mendfs: %s ready (%s)", m.backing, strings.Join(parts, ", ")))
+	return control.Printable(fmt.Sprintf("mendfs: %s ready (%s)", m.backing, strings.Join(parts, ", ")))
 }
 
 // Wait returns when the mount is gone, by Unmount or from outside, and

@@ -7,10 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/mendfs/mendfs/fs"
 	"github.com/mendfs/mendfs/mount/control"
@@ -106,16 +103,5 @@ func (o Options) parse() (*config, error) {
 }
 
 func (c *config) warn(format string, args ...any) {
-	fmt.Fprintf(c.Stderr, "mendfs: %s\n", printable(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(c.Stderr, "mendfs: %s\n", control.Printable(fmt.Sprintf(format, args...)))
 }
-
-// printable is text with everything that a terminal might obey written out.
-func printable(text string) string {
-	if utf8.ValidString(text) && strings.IndexFunc(text, isControl) < 0 {
-		return text
-	}
-	quoted := strconv.Quote(text)
-	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
-}
-
-func isControl(r rune) bool { return !unicode.IsPrint(r) }

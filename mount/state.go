@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/mount/control"
 	"github.com/mendfs/mendfs/recovery/fileid"
 )
 
@@ -65,7 +66,7 @@ func defaultState(backing string, m meta) string {
 
 // plain replaces what a terminal might obey, and bytes that are not UTF-8.
 func plain(r rune) rune {
-	if isControl(r) || r == utf8.RuneError {
+	if control.IsControl(r) || r == utf8.RuneError {
 		return '_'
 	}
 	return r

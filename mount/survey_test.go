@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/mount/control"
 )
 
 // seenAt is what Survey has at the mountpoint.
@@ -122,7 +124,7 @@ func TestNamesThatATerminalWouldObey(t *testing.T) {
 	o.ReadOnly = true
 	m := b.mount(o)
 	for name, text := range map[string]string{"ready": m.Ready(), "notices": strings.ReplaceAll(b.stderr.String(), "\n", "")} {
-		if strings.ContainsFunc(text, isControl) {
+		if strings.ContainsFunc(text, control.IsControl) {
 			t.Errorf("%s: %q", name, text)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/mendfs/mendfs/cmd/mendfs/doctor"
 	"github.com/mendfs/mendfs/mount"
+	"github.com/mendfs/mendfs/mount/control"
 )
 
 func newDoctor() *cobra.Command {
@@ -63,13 +64,13 @@ func notExamined(backing string, err error) error {
 
 func printFindings(w io.Writer, findings []doctor.Finding) error {
 	for _, f := range findings {
-		if _, err := fmt.Fprintf(w, "%-8s %-13s %s\n", f.Verdict, f.Check, printable(f.Found)); err != nil {
+		if _, err := fmt.Fprintf(w, "%-8s %-13s %s\n", f.Verdict, f.Check, control.Printable(f.Found)); err != nil {
 			return err
 		}
 		if f.Next == "" {
 			continue
 		}
-		if _, err := fmt.Fprintf(w, "%22s next: %s\n", "", printable(f.Next)); err != nil {
+		if _, err := fmt.Fprintf(w, "%22s next: %s\n", "", control.Printable(f.Next)); err != nil {
 			return err
 		}
 	}

@@ -7,30 +7,19 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/mendfs/mendfs/mount/control"
 )
 
 // quote is a path or name as people may see it on a terminal: unchanged, or,
 // if it is empty, has control characters, is not UTF-8 or could be read as a
 // quoted one, as a quoted Go string.
 func quote(name string) string {
-	if name != "" && name[0] != '"' && name == printable(name) {
+	if name != "" && name[0] != '"' && name == control.Printable(name) {
 		return name
 	}
 	return strconv.Quote(name)
 }
-
-// printable is text with everything that a terminal might obey written out.
-func printable(text string) string {
-	if utf8.ValidString(text) && strings.IndexFunc(text, isControl) < 0 {
-		return text
-	}
-	quoted := strconv.Quote(text)
-	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
-}
-
-func isControl(r rune) bool { return !unicode.IsPrint(r) }
 
 // shellWord is a word as a shell takes it.
 func shellWord(text string) string {
@@ -46,7 +35,7 @@ func printTable(w io.Writer, rows [][]string) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		for i := range row {
-			row[i] = printable(row[i]) // some of it comes from other users' processes
+			row[i] = control.Printable(row[i]) // some of it comes from other users' processes
 		}
 		if _, err := fmt.Fprintln(table, strings.Join(row, "\t")); err != nil {
 			return err

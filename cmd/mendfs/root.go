@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/mendfs/mendfs/mount/control"
 )
 
 // execute runs one command line and returns its exit code. It says what went
@@ -29,7 +31,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // oneLine is the text of err as it may be printed: in one line (errors.Join
 // makes several), and with a plain word for cancelling.
 func oneLine(err error) string {
-	return printable(strings.NewReplacer("\n", "; ", context.Canceled.Error(), "interrupted").Replace(err.Error()))
+	return control.Printable(strings.NewReplacer("\n", "; ", context.Canceled.Error(), "interrupted").Replace(err.Error()))
 }
 
 func newRoot() *cobra.Command {

@@ -163,7 +163,7 @@ func printTrouble(w io.Writer, s control.Status) error {
 		return nil
 	}
 	for _, text := range s.Trouble {
-		if _, err := fmt.Fprintf(w, "TROUBLE: %s\n", printable(strings.ReplaceAll(text, "\n", "; "))); err != nil {
+		if _, err := fmt.Fprintf(w, "TROUBLE: %s\n", control.Printable(strings.ReplaceAll(text, "\n", "; "))); err != nil {
 			return err
 		}
 	}
