@@ -156,10 +156,24 @@ func prepare(t *testing.T, root string, names ...string) {
 			}
 		}
 		harness.WriteFile(t, filepath.Join(root, name, "f"), harness.Pattern(1, 100_000))
+		keep(t, filepath.Join(root, name, "empty"))
+		keep(t, filepath.Join(root, name, "f"))
 		for i := range 20 {
 			harness.WriteFile(t, filepath.Join(root, name, "sub", fmt.Sprint(i)), []byte("some"))
 		}
 	}
+}
+
+// keep has the inode of path stay in use until the test ends, also when it is removed:
+// go-fuse's loopback, which the bad media are, takes a new file that gets the number of
+// a removed one for that one, while the kernel has not forgotten it.
+func keep(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() }) // nothing was written
 }
 
 // A program that is blocked in any operation, since the backing filesystem does not
