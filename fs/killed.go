@@ -363,7 +363,7 @@ func (k *killable) invalidate(c changes) {
 			if p.name != "" {
 				_ = server.EntryNotify(p.id, p.name) // ENOENT: it knows nothing
 			}
-			_ = server.InodeNotify(p.id, 0, 0)
+			_ = server.InodeNotify(p.id, 0, 0) // ENOENT, too
 		}
 	})
 }
