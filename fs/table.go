@@ -1,9 +1,7 @@
 package fs
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"maps"
 	"runtime/debug"
 	"sync"
@@ -17,23 +15,12 @@ import (
 // inode numbers of the backing.
 const counted = 1 << 63
 
-// fdReserve is kept free of RLIMIT_NOFILE for the rest of the daemon: state
-// directory, control socket, lookups under way.
-const fdReserve = 256
-
-// table holds the inodes that the kernel knows, and bounds their descriptors.
+// table holds the inodes that the kernel knows.
 //
 // An inode stays as long as the kernel remembers it (lookups), or as
 // something of ours uses it (users). All of that changes under one mutex, so
 // a FORGET and a LOOKUP that race come one after the other: either the lookup
 // finds the inode and it stays, or it is gone and the lookup makes a new one.
-//
-// An inode whose descriptor was closed is found again by its file handle,
-// where the filesystem has them and the daemon has CAP_DAC_READ_SEARCH;
-// otherwise no descriptor is ever closed early. While it has no descriptor its
-// number may come to belong to another file, so a lookup that meets it
-// compares handles. Without a descriptor of ours, a file that loses its last
-// name is gone (ESTALE) unless it is open.
 //
 // The node id of a file is its inode number where file handles of the mount
 // can last (see export); its generation goes with it. It is a number with the
@@ -53,9 +40,9 @@ type table struct {
 	byID    map[uint64]*inode
 	byKey   map[key]*inode // those whose node id is not their inode number
 	peak    int            // the most that byID has held since it was made
-	free    *time.Timer    // gives memory back: see drop
+	free    *time.Timer    // gives memory back: see shrink
 	last    uint64         // counted node id given last
-	recent  inode          // head of the ring of inodes that may lose their descriptor
+	recent  inode          // head of the ring of inodes that may be shelved
 	fds     int            // descriptors of inodes
 	open    int            // descriptors of handles
 	kept    int            // descriptors of inodes that can't be opened again
@@ -66,11 +53,10 @@ type table struct {
 
 func newTable(root, limit int) (*table, error) {
 	if limit == 0 {
-		var r unix.Rlimit
-		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
-			return nil, fmt.Errorf("getrlimit: %w", err)
+		var err error
+		if limit, err = fdLimit(); err != nil {
+			return nil, err
 		}
-		limit = max(int(min(r.Cur, 1<<30))-fdReserve, fdReserve)
 	}
 	fd, err := unix.FcntlInt(uintptr(root), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -97,25 +83,6 @@ func newTable(root, limit int) (*table, error) {
 	}
 	t.recent.prev, t.recent.next = &t.recent, &t.recent
 	return t, nil
-}
-
-// handleMount is a descriptor by which open_by_handle_at works here, and the
-// number of its mount, or -1. An O_PATH descriptor would be refused.
-func handleMount(root int) (mount, id int) {
-	mount, err := unix.Openat(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, -1
-	}
-	h, id, err := unix.NameToHandleAt(mount, "", unix.AT_EMPTY_PATH)
-	if err == nil {
-		var fd int
-		if fd, err = unix.OpenByHandleAt(mount, h, unix.O_PATH|unix.O_CLOEXEC); err == nil {
-			_ = unix.Close(fd) // it was only a trial
-			return mount, id
-		}
-	}
-	_ = unix.Close(mount) // it was only a trial
-	return -1, -1
 }
 
 // unlock ends a critical section; descriptors are closed outside of it, since
@@ -157,37 +124,6 @@ func (t *table) acquire(id uint64) (*inode, error) {
 	t.touch(n)
 	t.trim()
 	return n, nil
-}
-
-// reopen gives n, which is pinned, its descriptor again. The mutex is not held
-// while the filesystem is asked.
-func (t *table) reopen(n *inode) error {
-	handle := t.handle(n)
-	t.mu.Unlock()
-	var fd int
-	err := again(func() (err error) {
-		fd, err = unix.OpenByHandleAt(t.mount, handle, unix.O_PATH|unix.O_CLOEXEC)
-		return err
-	})
-	t.mu.Lock()
-	if err != nil {
-		return fmt.Errorf("open_by_handle_at: %w", err)
-	}
-	if n.fd >= 0 { // somebody was faster
-		t.doomed = append(t.doomed, fd)
-		return nil
-	}
-	n.fd, n.fromHandle = fd, true
-	t.fds++
-	return nil
-}
-
-// handle is the handle of n, which was shelved.
-func (t *table) handle(n *inode) unix.FileHandle {
-	if n.handle == nil {
-		return t.export.handle(n.key.ino, n.generation)
-	}
-	return *n.handle
 }
 
 // release is the end of acquire, enter or lookedUp.
@@ -235,13 +171,6 @@ func (t *table) enter(fd int, k key, kind uint32, fromHandle bool) *inode {
 	return n
 }
 
-// nameless reports whether the backing kernel may know no name of n.
-func (t *table) nameless(n *inode) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return n.fromHandle
-}
-
 // known is the newest inode of the file k, nil if there is none.
 func (t *table) known(k key) *inode {
 	if n := t.byKey[k]; n != nil {
@@ -251,16 +180,6 @@ func (t *table) known(k key) *inode {
 		return n
 	}
 	return nil
-}
-
-// is reports whether the file at fd is the one that n was before it was
-// shelved.
-func (t *table) is(n *inode, fd int) bool {
-	if n.handle == nil {
-		generation, ok := t.export.generation(fd, n.key.ino)
-		return ok && generation == n.generation
-	}
-	return sameHandle(*n.handle, fd)
 }
 
 // add makes the inode of the file k, open at fd.
@@ -353,14 +272,6 @@ const (
 	freeAfter = time.Second
 )
 
-// crowded reports whether the user uid should open no more files: what is left of
-// the descriptors is for lookups, and for root.
-func (t *table) crowded(uid uint32) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return uid != 0 && t.open+t.kept >= t.limit-t.limit/8
-}
-
 // shrink makes the maps anew when most of what they held is gone: a map keeps
 // the room it ever had. When no more goes, the memory is given back to the
 // system, which Go would be in no hurry to do.
@@ -378,81 +289,11 @@ func (t *table) shrink() {
 	t.free.Reset(freeAfter)
 }
 
-func (t *table) closeFd(n *inode) {
-	t.leave(n)
-	if n.fd >= 0 {
-		t.doomed = append(t.doomed, n.fd)
-		n.fd = -1
-		t.fds--
-		if n.keep {
-			t.kept--
-		}
-		t.orphans.remove(n)
-	}
-}
-
 // freeMemory collects twice, since pools let go of what they hold at the
 // second time only.
 func freeMemory() {
 	debug.FreeOSMemory()
 	debug.FreeOSMemory()
-}
-
-// touch makes n the most recently used; leave takes it out of the ring.
-func (t *table) touch(n *inode) {
-	if t.mount < 0 || n.keep || n.id == fuse.FUSE_ROOT_ID {
-		return
-	}
-	t.leave(n)
-	n.prev, n.next = &t.recent, t.recent.next
-	n.prev.next, n.next.prev = n, n
-}
-
-func (t *table) leave(n *inode) {
-	if n.next == nil {
-		return
-	}
-	n.prev.next, n.next.prev = n.next, n.prev
-	n.prev, n.next = nil, nil
-}
-
-// trim closes descriptors of idle inodes until there are few enough.
-func (t *table) trim() {
-	for n := t.recent.prev; n != &t.recent && t.fds+t.open > t.limit; {
-		prev := n.prev
-		if n.pins == 0 {
-			t.shelve(n)
-		}
-		n = prev
-	}
-}
-
-// shelve closes the descriptor of n, unless it is the only way to the file:
-// one without links is gone with its last descriptor, and in another mount,
-// below the root, the handle is of another filesystem. A filesystem that has to
-// ask somebody for the links may say what it knows: the mutex is held, and must
-// not wait for one that hangs.
-func (t *table) shelve(n *inode) {
-	var st unix.Statx_t
-	err := unix.Statx(n.fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_NLINK, &st)
-	if err == nil && st.Nlink > 0 && !n.exported && n.handle == nil {
-		h, mount, e := unix.NameToHandleAt(n.fd, "", unix.AT_EMPTY_PATH)
-		if err = e; err == nil && mount == t.mountID {
-			n.handle = &h
-		}
-	}
-	if err != nil || st.Nlink == 0 || !n.exported && n.handle == nil {
-		n.keep = true
-		t.kept++
-		t.leave(n)
-		return
-	}
-	t.closeFd(n)
-}
-
-func sameHandle(h unix.FileHandle, fd int) bool {
-	o, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
-	return err == nil && o.Type() == h.Type() && bytes.Equal(o.Bytes(), h.Bytes())
 }
 
 // idOf is the node id of an inode of the root's device.

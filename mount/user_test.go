@@ -7,10 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/mendfs/mendfs/mount/control"
+	"github.com/mendfs/mendfs/mount/usertest"
 )
 
 // userEnv makes the test program mount over the directory that it names, ask
@@ -46,45 +48,24 @@ func mountAsUser(dir string) error {
 	return nil
 }
 
-// runAsUser runs the helper as uid 65534 in a mount namespace of its own,
+// runAsUser runs the helper as an ordinary user in a mount namespace of its own,
 // where /dev/fuse has the given mode.
-func runAsUser(t *testing.T, mode string) (dir, said string) {
+func runAsUser(t *testing.T, mode string) (home, said string) {
 	t.Helper()
-	needRoot(t)
-	for _, tool := range []string{"unshare", "setpriv", "fusermount3"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("SKIP: no %s (packages util-linux, fuse3)", tool)
-		}
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		t.Skip("SKIP: no setpriv (package util-linux)")
 	}
-	dir, err := os.MkdirTemp("/var/tmp", "mendfs-user") // the test's own directory is closed to others
-	if err != nil {
+	u := usertest.New(t)
+	if err := os.WriteFile(u.Mkdir("db")+"/f", []byte("text"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	program, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = errors.Join(
-		os.Mkdir(dir+"/db", 0o700), os.WriteFile(dir+"/db/f", []byte("text"), 0o600), os.Mkdir(dir+"/run", 0o700),
-		os.WriteFile(dir+"/program", program, 0o755), os.Chmod(dir, 0o755),
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
-	script := `set -e
-mknod "$1/fuse" c 10 229; chmod "$2" "$1/fuse"; mount --bind "$1/fuse" /dev/fuse
-chown -R 65534:65534 "$1"; chown 0:0 "$1/fuse"; cd /
-exec setpriv --reuid 65534 --regid 65534 --clear-groups "$1/program"`
-	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", dir, mode)
-	cmd.Env = append(os.Environ(), userEnv+"="+dir, "XDG_RUNTIME_DIR="+dir+"/run", "XDG_STATE_HOME="+dir+"/state", "HOME="+dir)
+	id := strconv.Itoa(usertest.ID)
+	cmd := u.Unshare(mode, "setpriv", "--reuid", id, "--regid", id, "--clear-groups", u.Program)
+	cmd.Dir = "/"
+	cmd.Env = append(append(os.Environ(), userEnv+"="+u.Home), u.Env()...)
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s%v", out, err)
-	return dir, string(out)
+	return u.Home, string(out)
 }
 
 func TestOrdinaryUserMountsThroughFusermount(t *testing.T) {
@@ -95,11 +76,11 @@ func TestOrdinaryUserMountsThroughFusermount(t *testing.T) {
 }
 
 func TestNoPermissionForFUSE(t *testing.T) {
-	dir, said := runAsUser(t, "600")
+	home, said := runAsUser(t, "600")
 	if !strings.Contains(said, "no permission for /dev/fuse") || !strings.Contains(said, "chmod 666") {
 		t.Error("the reason was not said")
 	}
-	if _, err := os.Stat(dir + "/state"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(home + "/state"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a state directory was made: %v", err)
 	}
 }

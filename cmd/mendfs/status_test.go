@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/mount/usertest"
 )
 
 // daemon is the process of the scene's mount.
@@ -152,56 +154,21 @@ func untilAsking(t *testing.T, pid int) {
 	t.Fatal("it asks nobody within 10 s")
 }
 
-// ordinary is a place where the user 65534 may run this program.
-type ordinary struct {
-	t            *testing.T
-	dir, program string
-}
-
-func newUser(t *testing.T) *ordinary {
+// runAs is run for an ordinary user.
+func runAs(t *testing.T, u *usertest.User, args ...string) result {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("SKIP: being another user needs root")
-	}
-	dir, err := os.MkdirTemp("/var/tmp", "mendfs-cmd") // the test's own directory is closed to others
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	program, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := &ordinary{t, dir, filepath.Join(dir, "mendfs")}
-	err = errors.Join(os.WriteFile(u.program, program, 0o755), os.Chmod(dir, 0o755))
-	for _, name := range []string{"run", "db", "mnt"} {
-		err = errors.Join(err, os.Mkdir(filepath.Join(dir, name), 0o700), os.Chown(filepath.Join(dir, name), 65534, 65534))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u
-}
-
-func (u *ordinary) run(args ...string) result {
-	u.t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := command(u.t, args...)
-	cmd.Path, cmd.Dir, cmd.Stdout, cmd.Stderr = u.program, "/", &stdout, &stderr
-	cmd.Env = append(cmd.Env, "XDG_RUNTIME_DIR="+u.dir+"/run", "XDG_STATE_HOME="+u.dir+"/run", "HOME="+u.dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd := command(t, args...)
+	cmd.Stdout, cmd.Stderr, cmd.Env = &stdout, &stderr, append(cmd.Env, u.Env()...)
+	u.RunAs(cmd, usertest.ID)
 	return result{code: exitOf(cmd.Run()), stdout: stdout.String(), stderr: stderr.String()}
 }
 
 func TestStatusOfOthersMounts(t *testing.T) {
-	u := newUser(t)
+	u := usertest.New(t)
 	s := newScene(t)
 	s.mount()
-	r := u.run("status")
+	r := runAs(t, u, "status")
 	if r.code != 0 || strings.Contains(r.stdout, s.mnt) || !strings.Contains(r.stderr, "of mendfs by other users") {
 		t.Errorf("of root's: %+v", r)
 	}
@@ -210,21 +177,13 @@ func TestStatusOfOthersMounts(t *testing.T) {
 
 // usersMayMount runs the rest of the test again in a mount namespace where /dev/fuse is
 // for all, as it is on most machines; it reports whether this is that run.
-func usersMayMount(t *testing.T) bool {
+func usersMayMount(t *testing.T, u *usertest.User) bool {
 	t.Helper()
 	const inside = "MENDFS_TEST_USERS_MAY_MOUNT"
 	if os.Getenv(inside) != "" {
 		return true
 	}
-	for _, tool := range []string{"unshare", "fusermount3"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("SKIP: no %s (packages util-linux, fuse3)", tool)
-		}
-	}
-	const script = `set -e
-mknod "$1/fuse" c 10 229; chmod 666 "$1/fuse"; mount --bind "$1/fuse" /dev/fuse
-exec "$2" -test.run "^$3\$" -test.v`
-	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", t.TempDir(), os.Args[0], t.Name())
+	cmd := u.Unshare("666", os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), inside+"=1")
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
@@ -235,12 +194,12 @@ exec "$2" -test.run "^$3\$" -test.v`
 }
 
 func TestRootAsksUsersMounts(t *testing.T) {
-	u := newUser(t)
-	if !usersMayMount(t) {
+	u := usertest.New(t)
+	if !usersMayMount(t, u) {
 		return
 	}
-	mnt := u.dir + "/mnt"
-	if r := u.run("mount", "--daemon", u.dir+"/db", mnt); r.code != 0 {
+	db, mnt := u.Mkdir("db"), u.Mkdir("mnt")
+	if r := runAs(t, u, "mount", "--daemon", db, mnt); r.code != 0 {
 		t.Fatalf("mount: %+v", r)
 	}
 	// The exit code of all is that of other tests' mounts, too.

@@ -4,12 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"syscall"
@@ -20,32 +15,6 @@ import (
 	"github.com/mendfs/mendfs/recovery/ledger"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
-
-// askEnv makes the test program ask the socket that it names, and print the
-// answer: to be somebody else a process of its own is needed.
-const askEnv = "MENDFS_TEST_ASK"
-
-func TestMain(m *testing.M) {
-	if socket := os.Getenv(askEnv); socket != "" {
-		os.Exit(askAsSomebody(socket))
-	}
-	os.Exit(m.Run())
-}
-
-func askAsSomebody(socket string) int {
-	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-		return net.Dial("unix", socket)
-	}}}
-	resp, err := client.Get("http://mendfs/v1/status")
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	fmt.Println(resp.StatusCode, string(body), err)
-	return 0
-}
 
 // canned answers with what it was made with, and remembers what it was asked.
 type canned struct {
@@ -204,72 +173,6 @@ func TestMalformedRequestsAreUsageErrors(t *testing.T) {
 	}
 }
 
-func TestOthersAreForbidden(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("SKIP: being another user needs root")
-	}
-	// Outside of the state directory, which nobody else can enter.
-	dir, err := os.MkdirTemp("/tmp", "mendfs-control")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	socket := filepath.Join(dir, Socket)
-	b := &canned{}
-	for name, c := range map[string]struct {
-		owner int    // who mounted
-		uid   uint32 // who asks
-		want  string
-	}{
-		"somebody else":        {1000, 65534, "403 "},
-		"somebody, of root's":  {0, 65534, "403 "},
-		"the user who mounted": {65534, 65534, "200 "},
-		"root":                 {65534, 0, "200 "},
-	} {
-		t.Run(name, func(t *testing.T) {
-			l, err := net.Listen("unix", socket)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(socket, 0o666)); err != nil {
-				t.Fatal(err)
-			}
-			s := Serve(l, b, c.owner)
-			defer s.Close()
-			got := askAs(t, c.uid, dir, socket)
-			if !strings.HasPrefix(got, c.want) {
-				t.Errorf("uid %d was answered %q, want %q", c.uid, got, c.want)
-			}
-			if strings.HasPrefix(got, "403") == (b.asked != nil) {
-				t.Errorf("answered %q, and the backend was asked %v", got, b.asked)
-			}
-			b.asked = nil
-		})
-	}
-}
-
-// askAs runs a copy of the test program, which lies where only root can go, as uid.
-func askAs(t *testing.T, uid uint32, dir, socket string) string {
-	t.Helper()
-	program, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	copied := filepath.Join(dir, "ask")
-	if err := os.WriteFile(copied, program, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(copied)
-	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), askEnv+"="+socket)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return string(out)
-}
-
 func TestEventsComeAtOnceAndEndWithTheServer(t *testing.T) {
 	b := &canned{events: make(chan string)}
 	state, s := serve(t, b)
@@ -324,104 +227,4 @@ type breaking struct{ *canned }
 
 func (b breaking) Events(_ context.Context, _ EventQuery, line func([]byte) error) error {
 	return errors.Join(line([]byte(<-b.events)), errors.New("the disk is gone"))
-}
-
-func TestSocketInADirectoryWithALongPath(t *testing.T) {
-	state := t.TempDir()
-	for range 3 {
-		state = filepath.Join(state, strings.Repeat("d", 100))
-	}
-	if err := os.MkdirAll(state, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	l, err := Listen(state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := Serve(l, &canned{}, os.Geteuid())
-	if st, err := Dial(state).Status(context.Background()); err != nil || !st.Running {
-		t.Errorf("status %+v, %v", st, err)
-	}
-	info, err := os.Stat(filepath.Join(state, Socket))
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the socket: %v, %v", info, err)
-	}
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(filepath.Join(state, Socket)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket after the end: %v", err)
-	}
-}
-
-func TestNobodyAnswers(t *testing.T) {
-	state := t.TempDir()
-	if _, err := Dial(state).Status(context.Background()); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("no socket: %v", err)
-	}
-	l, err := net.Listen("unix", filepath.Join(state, Socket))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // as a killed daemon leaves it
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Dial(state).Status(context.Background()); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("dead socket: %v", err)
-	}
-	again, err := Listen(state)
-	if err != nil {
-		t.Fatalf("in place of a dead socket: %v", err)
-	}
-	if err := again.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestSocketIsClosed looks at the mode, which must not depend on the umask.
-func TestSocketIsClosed(t *testing.T) {
-	defer syscall.Umask(syscall.Umask(0))
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	if l, err := Listen(dir); err == nil {
-		t.Errorf("made in a directory that all may write: %v", l.Close())
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	l, err := Listen(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := os.Lstat(filepath.Join(dir, Socket))
-	if err := errors.Join(err, l.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if st.Mode().Perm() != 0o600 {
-		t.Errorf("the socket has mode %v", st.Mode())
-	}
-	if err := os.Symlink(dir, dir+"/link"); err != nil {
-		t.Fatal(err)
-	}
-	if l, err := Listen(dir + "/link"); err == nil {
-		t.Errorf("made through a symbolic link: %v", l.Close())
-	}
-}
-
-func TestNothingIsSentToAnotherUser(t *testing.T) {
-	b := &canned{}
-	state, _ := serve(t, b)
-	if err := DialUser(state, os.Geteuid()).Answers(context.Background()); err != nil {
-		t.Error(err)
-	}
-	stranger := DialUser(state, os.Geteuid()+1)
-	if _, err := stranger.Status(context.Background()); err == nil || !strings.Contains(err.Error(), "is that of user") || b.asked != nil {
-		t.Errorf("%v; asked %v", err, b.asked)
-	}
-	if err := stranger.Answers(context.Background()); err == nil {
-		t.Error("a stranger's answer was taken")
-	}
 }
