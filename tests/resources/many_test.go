@@ -126,12 +126,17 @@ func TestManyFiles(t *testing.T) {
 		t.Errorf("%d KiB RssAnon with %d inodes, want at most %d", during, h.Inodes, limit)
 	}
 	settled(t, m, 0)
-	// What is free is given back in the background.
-	after := 0
-	eventually(t, func() (bool, string) {
-		after = s.memory(t)
-		return after <= before+before/10, fmt.Sprintf("RssAnon was %d KiB before, %d with %d inodes, is %d afterwards", before, during, h.Inodes, after)
-	})
+	after := s.restingMemory(t)
+	// How the Go runtime lays out what little stays is chance, by some hundred
+	// KiB; what is kept of each inode would add up.
+	for round := 0; round < 3 && after > before+before/10; round++ {
+		find()
+		settled(t, m, 0)
+		after = min(after, s.restingMemory(t))
+	}
+	if after > before+before/10 {
+		t.Errorf("RssAnon was %d KiB before, %d with %d inodes, is %d afterwards", before, during, h.Inodes, after)
+	}
 	t.Logf("RssAnon: %d KiB before, %d with %d inodes, %d afterwards; up to %d descriptors", before, during, h.Inodes, after, most.Load())
 
 	for i := 0; i < many(); i += many() / 100 {
