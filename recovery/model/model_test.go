@@ -1,0 +1,217 @@
+package model
+
+import (
+	"maps"
+	"strings"
+	"testing"
+)
+
+// floor is fewer states than the exploration of the protocol must visit: below
+// it, something is not explored any more.
+const floor = 450_000
+
+// needed are steps that some scenario must come to: every way through replay, and
+// the rare ones of a read.
+var needed = []string{
+	"looks: unreadable", "looks: equal", "looks: torn", "looks: our own hole", "looks: newer, kept; closed",
+	"looks: conflict; closed", "whole pages: closed",
+	"read: what else can be had", "lists the latent poison", "rows reach the disk", "more than the slack passes",
+}
+
+// scenarios are who acts on the page, and how often it may go wrong.
+func scenarios() []struct {
+	name string
+	world
+} {
+	return []struct {
+		name string
+		world
+	}{
+		{"a part is written and read", world{actors: [3]program{readPage, writeFront}, crashes: 2, alien: 1}},
+		{"two parts are written", world{actors: [3]program{writeFront, writeEnd}, crashes: 2, alien: 1}},
+		{"two parts are written, one reads", world{actors: [3]program{writeFront, writeEnd, readPage}, crashes: 1}},
+		{"a part is written, two read", world{actors: [3]program{writeFront, readPage, readPage}}},
+		{"the lost line is written", world{actors: [3]program{writeLost, readPage}, crashes: 2, alien: 1, known: true}},
+		{"the whole page is written", world{actors: [3]program{writeAll, readPage}, crashes: 2, alien: 1, known: true}},
+		{"a part and the whole page are written", world{actors: [3]program{writeAll, writeEnd, readPage}, crashes: 1, known: true}},
+		{"the lost line and a part are written", world{actors: [3]program{writeLost, writeEnd, readPage}, crashes: 1, known: true}},
+		{"a mapping is written back", world{actors: [3]program{writeEnd, mapStore}, crashes: 2}},
+		{"a mapping is written back, one reads", world{actors: [3]program{mapStore, writeEnd, readPage}, crashes: 1}},
+		{"after a repair", world{actors: [3]program{writeFront, mapStore, readPage}, crashes: 1, reinit: true}},
+	}
+}
+
+// media are the shapes that a scenario is played on.
+func media(w world) map[string]world {
+	out := map[string]world{}
+	add := func(name string, p poison, known, punches, tail bool) {
+		v := w
+		v.poison, v.known, v.punches, v.tail = p, known, punches, tail
+		out[name] = v
+	}
+	if w.reinit {
+		add("clean", none, false, false, false)
+		return out
+	}
+	if !w.known {
+		add("latent, pwrite clears, tail page", latent, false, false, true)
+		add("latent, punch", latent, false, true, false)
+		add("listed, pwrite clears", listed, false, false, false)
+		add("listed, punch, tail page", listed, false, true, true)
+	}
+	add("known, pwrite clears, tail page", listed, true, false, true)
+	add("known, punch, tail page", listed, true, true, true)
+	return out
+}
+
+// TestProtocolHolds explores the protocol as it is: no invariant is broken in
+// any state that can be reached.
+func TestProtocolHolds(t *testing.T) {
+	states, steps := 0, map[string]bool{}
+	for _, sc := range scenarios() {
+		for name, w := range media(sc.world) {
+			t.Run(sc.name+"/"+name, func(t *testing.T) {
+				r := explore(&w)
+				states += r.states
+				maps.Copy(steps, r.steps)
+				t.Logf("%d states", r.states)
+				if r.broken != "" {
+					t.Error(r)
+				}
+			})
+		}
+	}
+	t.Logf("%d states in all", states)
+	for _, what := range needed {
+		if !steps[what] {
+			t.Errorf("nowhere: %s", what)
+		}
+	}
+	if states < floor {
+		t.Errorf("%d states, fewer than %d: what is not explored any more?", states, floor)
+	}
+}
+
+// TestEveryStepIsNeeded takes one thing at a time out of the protocol, or moves
+// it. Each time an invariant must break, and must not without the change.
+func TestEveryStepIsNeeded(t *testing.T) {
+	one := world{actors: [3]program{writeFront}, poison: listed, crashes: 1}
+	tail, punch := one, one
+	tail.tail, punch.punches = true, true
+	seen := one
+	seen.known = true
+	two := world{actors: [3]program{writeFront, writeEnd}, poison: listed, known: true}
+	alien := one
+	alien.alien = 1
+	tests := []struct {
+		name   string
+		world  world
+		change func(w *world)
+		broken string // prefix of the invariant's name
+	}{
+		{"the page is written before the intent is durable", one, func(w *world) {
+			w.steps = []op{opClear, opCopy, opIntent, opCutBack, opSync, opCommit, opUnlock}
+		}, "I1"},
+		{"the intent is closed before the page is durable", seen, func(w *world) {
+			w.steps = []op{opIntent, opClear, opCopy, opCutBack, opClose, opSync, opMoveRows, opUnlock}
+		}, "I1"},
+		{"the rows are moved before the page is durable", one, func(w *world) {
+			w.steps = []op{opIntent, opClear, opCopy, opCutBack, opMoveRows, opSync, opClose, opUnlock}
+		}, "I3"},
+		{"the intent is closed, then the rows are moved", one, func(w *world) {
+			w.steps = []op{opIntent, opClear, opCopy, opCutBack, opSync, opClose, opMoveRows, opUnlock}
+		}, "I3"},
+		{"the lock is released before the intent is closed", two, func(w *world) {
+			w.steps = []op{opIntent, opClear, opCopy, opCutBack, opSync, opUnlock, opCommit}
+		}, "I1"},
+		{"the file is cut back after the intent is closed", tail, func(w *world) {
+			w.steps = []op{opIntent, opClear, opCopy, opSync, opCommit, opCutBack, opUnlock}
+		}, "I6"},
+		{"the intent does not know the size", tail, func(w *world) { w.bugs.noSize = true }, "I6"},
+		{"the page is punched before the journal knows", punch, func(w *world) {
+			w.steps = []op{opIntent, opPunch, opCopy, opCutBack, opSync, opCommit, opUnlock}
+		}, "I2"},
+		{"a reader does not look at the epoch again", world{actors: [3]program{readPage, writeFront}, poison: listed, punches: true},
+			func(w *world) { w.bugs.noEpoch = true }, "I1"},
+		{"a reader gives up what a writer may have changed", world{actors: [3]program{readPage, writeFront}, poison: latent},
+			func(w *world) { w.bugs.noWrites = true }, "I1"},
+		{"the page is salvaged with the lock held shared", two, func(w *world) { w.bugs.sharedSalvage = true }, "I1"},
+		{"replay does not look at the boot", alien, func(w *world) { w.bugs.noBoot = true }, "I4, I5"},
+		{"replay takes a torn page for newer data", one, func(w *world) { w.bugs.noTorn = true }, "I1"},
+		{"replay does not wait for the page to be durable", world{actors: one.actors, poison: listed, crashes: 2}, func(w *world) {
+			w.replaySteps = []op{opClear, opCopy, opCutBack, opCommit}
+		}, "I3"},
+		{"replay gives the intent of a torn page a new boot", world{actors: one.actors, poison: listed, crashes: 2},
+			func(w *world) { w.bugs.renewBoot = true }, "I1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := tt.world
+			if r := explore(&w); r.broken != "" {
+				t.Fatalf("without the change: %v", r)
+			}
+			tt.change(&w)
+			r := explore(&w)
+			if !strings.HasPrefix(r.broken, tt.broken) {
+				t.Fatalf("%d states, and no counterexample to %s: %v", r.states, tt.broken, r)
+			}
+			t.Logf("after %d states: %v", r.states, r)
+		})
+	}
+}
+
+// TestGaps is what the protocol is known not to survive (docs/protocol.md,
+// Gaps): what the environment is otherwise held not to do breaks it. A mend, if
+// there is one, closes the gap.
+func TestGaps(t *testing.T) {
+	one := world{actors: [3]program{writeFront}, poison: listed, crashes: 2}
+	whole := world{actors: [3]program{writeAll, readPage}, poison: listed, known: true, crashes: 2}
+	alien, tail, punch := one, one, one
+	alien.alien, tail.alien, punch.alien = 1, 1, 1
+	tail.tail, punch.punches = true, true
+	tests := []struct {
+		name   string
+		world  world
+		allow  func(w *world)
+		broken string
+		mend   func(w *world) // nil: there is none
+	}{
+		{"a whole-page write is killed: its rows are left to guess", whole, func(w *world) { w.wholeKill = true }, "I3",
+			func(w *world) { w.bugs.moveWhole = true }},
+		{"the power goes in a whole-page write: neither old nor new", whole, func(w *world) { w.wholeTorn = true }, "I1",
+			func(w *world) { w.bugs.wholeImage = true }},
+		{"the power goes in a late replay: torn again is a conflict", one, func(w *world) { w.slow = true }, "I1",
+			func(w *world) { w.bugs.renew = true }},
+		{"another program writes a part: the loss has no record", alien, func(w *world) { w.partAlien = true }, "I3",
+			func(w *world) { w.bugs.accountNewer = true }},
+		{"another program writes a part: the size stays", tail, func(w *world) { w.partAlien = true }, "I6",
+			func(w *world) { w.bugs.accountNewer = true }},
+		{"another program writes a part of our hole", punch, func(w *world) { w.partAlien = true }, "I2", nil},
+		{"another program writes at once, and the power goes", alien, func(w *world) { w.hasty = true }, "I4, I5", nil},
+		{"the power takes back a part of what another program wrote", alien, func(w *world) { w.unsynced = true }, "I3",
+			func(w *world) { w.bugs.accountNewer = true }},
+		{"a row is overwritten on disk before the data is", world{actors: [3]program{writeLost}, reinit: true, crashes: 1},
+			func(w *world) { w.eager = true }, "I3", func(w *world) { w.bugs.syncFirst = true }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := tt.world
+			if r := explore(&w); r.broken != "" {
+				t.Fatalf("without the gap: %v", r)
+			}
+			tt.allow(&w)
+			r := explore(&w)
+			if !strings.HasPrefix(r.broken, tt.broken) {
+				t.Fatalf("%d states, and no counterexample to %s: %v", r.states, tt.broken, r)
+			}
+			t.Logf("after %d states: %v", r.states, r)
+			if tt.mend == nil {
+				return
+			}
+			tt.mend(&w)
+			if r := explore(&w); r.broken != "" {
+				t.Errorf("mended: %v", r)
+			}
+		})
+	}
+}
