@@ -59,8 +59,9 @@ func sampleReport() *report {
 	cols := []*column{
 		{Name: bare, About: "the directory itself"}, {Name: "loopback"}, {Name: "bindfs"}, {Name: "mendfs", About: "the default"},
 		{Name: "rw", About: "--protect=rw", Refused: "not in this version"},
+		{Name: floorName, About: "the least", dataOnly: true},
 	}
-	some := []cell{{Name: "seq read 1M cold"}, {Name: "rand read 4k cold"}, {Name: "find -size cold"}}
+	some := []cell{{Name: "seq read 1M cold", data: true}, {Name: "rand read 4k cold", data: true}, {Name: "find -size cold"}}
 	tab := newTable("tmpfs", some, cols)
 	seq, rnd := done{Bytes: 1 << 30, Ops: 1024}, done{Bytes: 32 << 20, Ops: 8192}
 	for round := range 3 {
@@ -71,13 +72,22 @@ func sampleReport() *report {
 			}
 		}
 	}
+	for _, c := range some[:2] {
+		tab.add(c.Name, floorName, 0, &done{Seconds: 0.8, CPU: 0.25, Bytes: 1 << 30, Ops: 1024})
+	}
 	tab.add("find -size cold", "bindfs", 1, nil)
 	r := &report{
 		Version: 1, Time: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), Seconds: 61.5, Kernel: "6.18.0", CPUs: 2,
 		Rounds: 3, Size: 128 << 20, Trees: trees{15000, 5000, 10000}, Tables: []*table{tab}, Damaged: &damageTable{},
 	}
 	for i, bad := range []int{0, 100} {
-		r.Damaged.add("re-read", bad, 0, &done{Seconds: 0.1 * float64(i+1), Bytes: damagedSize, Ops: 512})
+		r.Damaged.add("re-read", bad, 0, &done{Seconds: 0.1 * float64(i+1), CPU: 0.3, Bytes: damagedSize, Ops: 512})
+	}
+	for round := range 3 {
+		r.Damaged.cost("512 B into bad pages", "pages/s", "into clean pages", round, &done{Seconds: 2, Bytes: 512 << 10, Ops: 1024}, &done{Seconds: 0.5})
+		r.Damaged.cost("overwrite", "MiB/s", "a clean file", round, &done{Seconds: 0.5, Bytes: 64 << 20, Ops: 64}, &done{Seconds: 0.25})
+		r.Damaged.cost("mount with records", "s", "with none", round, &done{Seconds: 1.5, Ops: 1}, &done{Seconds: 0.03})
+		r.Damaged.cost("intents", "intents/s", "", round, &done{Seconds: 2, Ops: 5000}, nil)
 	}
 	return r
 }

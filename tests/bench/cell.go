@@ -13,6 +13,7 @@ import (
 // cell is one line of the table: one piece of work, on every column.
 type cell struct {
 	Name  string
+	data  bool                 // of the contents of files: no names are made or listed
 	names cache                // whether the kernel's dentries and inodes are dropped first
 	ready func(*content) error // makes what the work needs, or takes away what it must not find; may be nil
 	load  func(*content) load
@@ -74,7 +75,7 @@ func short(bytes int) string {
 }
 
 func dataCell(name string, l load) cell {
-	return cell{Name: name, load: func(c *content) load {
+	return cell{Name: name, data: true, load: func(c *content) load {
 		l := l
 		l.Dir, l.Size = c.dir, c.size
 		if most := int(l.Size) / l.Block; l.Count == 0 || l.Count > most {

@@ -16,14 +16,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bare is the name of the column without a mount.
-const bare = "bare"
+// The names of the columns that others are compared with.
+const (
+	bare      = "bare" // without a mount
+	floorName = "floor"
+)
 
 // column is one way to the files, with a backing directory of its own.
 type column struct {
 	Name    string `json:"name"`
 	About   string `json:"about"`
 	Refused string `json:"refused,omitempty"` // why it could not be mounted
+
+	dataOnly bool // it has files and their data, and no cell but those of data is measured
 
 	command func(backing, at, state string) []string // nil: no mount
 
@@ -44,6 +49,9 @@ func columns(self, mendfs string) []*column {
 	}
 	return []*column{
 		{Name: bare, About: "the directory itself"},
+		{Name: floorName, About: "the least that a server of FUSE can do (floor.go)", dataOnly: true, command: func(backing, at, _ string) []string {
+			return floorArgs(self, backing, at)
+		}},
 		{Name: "loopback", About: "go-fuse's loopback, each read and write served", command: func(backing, at, _ string) []string {
 			return []string{self, "loopback", "-served", backing, at}
 		}},

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -15,37 +18,99 @@ const (
 	damagedSize  = 64 << 20
 	overwrites   = 50  // of whole pages, and of parts of others
 	mostInjected = 500 // ranges in one command line
+	fewRounds    = 3   // of what takes long
 )
 
 // damages are the numbers of bad pages; the first is the clean file that the others are
 // compared with.
-var damages = []int{0, 1, 100, 10000}
+var damages = []int{0, 1, 100, 1000, 10000}
 
-// damaged measures a file with simulated poison beside a clean one, in the same mount.
-// Each round has a mount of its own: the first read is to be the first.
-func (b *bench) damaged(ctx context.Context, t *damageTable) (err error) {
-	if !b.only.MatchString("damaged") || !b.columns.MatchString("mendfs") {
+// damaged measures what poison costs, and the records of it. All backings are in
+// memory; state directories are in memory or on the disk of $TMPDIR.
+func (b *bench) damaged(ctx context.Context, t *damageTable) error {
+	if !b.columns.MatchString("mendfs") {
 		return nil
 	}
-	top := filepath.Join(b.dir, "damaged")
+	var errs []error
+	for _, part := range []struct {
+		name string
+		run  func(context.Context, *damageRun) error
+	}{
+		{"reads", b.damagedReads}, {"repairs", b.repairs}, {"overwrites", b.wholeOverwrites},
+		{"neighbour", b.neighbour}, {"mount", b.mountWithRecords}, {"journal", b.groupCommit},
+	} {
+		if name := "damaged " + part.name; b.only.MatchString(name) && t.Refused == "" {
+			if err := b.damagedPart(ctx, t, part.name, part.run); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// damageRun is where a part of the measurements of damage is made.
+type damageRun struct {
+	*damageTable
+	top    string // a directory below $TMPDIR
+	memory string // one on tmpfs
+	mounts int    // made so far
+}
+
+func (b *bench) damagedPart(ctx context.Context, t *damageTable, name string, run func(context.Context, *damageRun) error) (err error) {
+	top := filepath.Join(b.dir, "damaged."+name)
 	if err := os.Mkdir(top, 0o755); err != nil {
 		return err
 	}
-	back, err := newBacking("tmpfs", top, 4*damagedSize)
+	back, err := newBacking("tmpfs", top, 16*damagedSize)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, back.close()) }()
+	d := &damageRun{damageTable: t, top: top, memory: back.root}
+	var st unix.Statfs_t
+	if unix.Statfs(top, &st) == nil {
+		t.NoDisk = st.Type == unix.TMPFS_MAGIC
+	}
+	start := time.Now()
+	err = run(ctx, d)
+	fmt.Fprintf(os.Stderr, "damaged %s: %.0f s\n", name, time.Since(start).Seconds())
+	return err
+}
+
+// mounted gives fn a new mount on simulated poison with its state in the directory above.
+func (b *bench) mounted(ctx context.Context, d *damageRun, above string, fn func(*column) error) (err error) {
+	d.mounts++
+	dir := filepath.Join(above, "mount."+strconv.Itoa(d.mounts))
+	col := b.simulated(filepath.Join(d.memory, "backing."+strconv.Itoa(d.mounts)))
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.Mkdir(col.backing, 0o755)); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, col.unmount(), os.RemoveAll(col.backing), os.RemoveAll(dir)) }()
+	if err := col.mount(ctx, dir); err != nil {
+		return err
+	}
+	if d.Refused = col.Refused; d.Refused != "" {
+		return nil
+	}
+	return fn(col)
+}
+
+// damagedReads measures a file with simulated poison beside a clean one, in the same mount.
+// Each round has a mount of its own: the first read is to be the first.
+func (b *bench) damagedReads(ctx context.Context, d *damageRun) error {
 	for round := range b.rounds {
-		dir := filepath.Join(top, strconv.Itoa(round))
-		col := b.simulated(filepath.Join(back.root, strconv.Itoa(round)))
-		if err := errors.Join(os.Mkdir(dir, 0o755), os.Mkdir(col.backing, 0o755), b.damagedRound(ctx, t, round, col, dir)); err != nil {
+		err := b.mounted(ctx, d, d.top, func(col *column) error {
+			for i := range damages {
+				bad := damages[(i+round)%len(damages)]
+				if err := b.damagedFile(ctx, d.damageTable, round, col, bad); err != nil {
+					return fmt.Errorf("%d bad pages: %w", bad, err)
+				}
+			}
+			return nil
+		})
+		if err != nil || d.Refused != "" {
 			return err
 		}
-		if t.Refused != "" {
-			return nil
-		}
-		fmt.Fprintf(os.Stderr, "damaged: round %d of %d\n", round+1, b.rounds)
 	}
 	return nil
 }
@@ -54,23 +119,6 @@ func (b *bench) simulated(backing string) *column {
 	return &column{Name: "simulated", backing: backing, command: func(backing, at, state string) []string {
 		return []string{b.mendfs, "mount", "--simulate", "dax", "--state", state, backing, at}
 	}}
-}
-
-func (b *bench) damagedRound(ctx context.Context, t *damageTable, round int, col *column, dir string) (err error) {
-	defer func() { err = errors.Join(err, col.unmount(), os.RemoveAll(col.backing)) }()
-	if err := col.mount(ctx, dir); err != nil {
-		return err
-	}
-	if t.Refused = col.Refused; t.Refused != "" {
-		return nil
-	}
-	for i := range damages {
-		bad := damages[(i+round)%len(damages)]
-		if err := b.damagedFile(ctx, t, round, col, bad); err != nil {
-			return fmt.Errorf("%d bad pages: %w", bad, err)
-		}
-	}
-	return nil
 }
 
 // damagedFile measures all that is to be measured on one file.
@@ -125,20 +173,29 @@ func targets(bad int) (whole, part []int64) {
 	return whole, part
 }
 
-// inject poisons a line in each of n pages.
+// inject poisons a line in each of n pages of a file of damagedSize.
 func (b *bench) inject(ctx context.Context, file string, n int) error {
-	for i := 0; i < n; {
+	var at []int64
+	for i := range n {
+		at = append(at, badPage(i, n))
+	}
+	defer settled()
+	return b.injectLines(ctx, file, at)
+}
+
+// injectLines poisons a line of each of the pages.
+func (b *bench) injectLines(ctx context.Context, file string, pages []int64) error {
+	for some := range slices.Chunk(pages, mostInjected) {
 		args := []string{b.mendfs, "inject", file}
-		for ; i < n && len(args) < 2*mostInjected; i++ {
-			args = append(args, "--range", fmt.Sprintf("%d+64", badPage(i, n)+2048))
+		for _, off := range some {
+			args = append(args, "--range", fmt.Sprintf("%d+64", off+2048))
 		}
-		if err := run("", args...); err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
+		if err := errors.Join(run("", args...), ctx.Err()); err != nil {
 			return err
 		}
 	}
-	time.Sleep(100 * time.Millisecond) // caches are dropped after the answer
 	return nil
 }
+
+// settled waits until the injections are in force: caches are dropped after the answer.
+func settled() { time.Sleep(100 * time.Millisecond) }

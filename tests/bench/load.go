@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -27,6 +28,7 @@ type load struct {
 	Direct bool     `json:"direct,omitempty"`
 	Cache  cache    `json:"cache,omitempty"`
 	At     []int64  `json:"at,omitempty"`   // these offsets rather than all of them
+	Loop   bool     `json:"loop,omitempty"` // again and again, until it is killed
 	Args   []string `json:"args,omitempty"` // op run: the program
 	Pids   []int    `json:"pids,omitempty"` // the daemon's, whose time counts too
 }
@@ -122,7 +124,11 @@ func together(jobs []*job) error {
 		go func() { // ends with its work, which is waited for
 			runtime.LockOSThread()
 			start.Wait()
-			errs <- j.work()
+			err := j.work()
+			for j.Loop && err == nil {
+				err = errors.Join(j.setCache(), j.work())
+			}
+			errs <- err
 		}()
 	}
 	start.Done()

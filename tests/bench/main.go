@@ -1,6 +1,6 @@
-// Command bench measures how fast a mount is: mendfs beside the bare directory,
-// go-fuse's loopback and bindfs, on tmpfs and on ext4, and mendfs with poison beside
-// mendfs without.
+// Command bench measures how fast a mount is: mendfs beside the bare directory, the
+// least that a server can do (floor.go), go-fuse's loopback and bindfs, on tmpfs and
+// on ext4, and mendfs with poison beside mendfs without.
 //
 //	bench [-quick] [-rounds N] [-size BYTES] [-only REGEXP] [-columns REGEXP]
 //	      [-backing tmpfs,ext4] [-mendfs BINARY] [-out DIR]
@@ -47,6 +47,8 @@ func dispatch(ctx context.Context, args []string) error {
 			return loadMain(args[1:])
 		case "loopback":
 			return loopbackMain(ctx, args[1:])
+		case "floor":
+			return floorMain(ctx, args[1:])
 		}
 	}
 	o, err := parse(args)

@@ -124,7 +124,7 @@ func (b *bench) measure(ctx context.Context, t *table, back *backing, some []cel
 					return err
 				}
 				col := cols[(k+round+i)%len(cols)]
-				if col.Refused != "" {
+				if col.Refused != "" || col.dataOnly && !cell.data {
 					continue
 				}
 				s, err := b.sample(ctx, cell, col)

@@ -20,7 +20,7 @@ const (
 
 // colours are readable on white and on black; the marks differ in shape too.
 var colours = map[string]string{
-	"loopback": "#c07a00", "loopback-pt": "#b8a000", "bindfs": "#8a63d2", "bindfs-mt": "#c060a8",
+	"floor": "#555f6a", "loopback": "#c07a00", "loopback-pt": "#b8a000", "bindfs": "#8a63d2", "bindfs-mt": "#c060a8",
 	"mendfs": "#1f8f5f", "verify": "#3a8fd0", "rw": "#d0504a", "known": "#7a8590",
 }
 

@@ -138,42 +138,6 @@ func (t *table) sum() {
 	}
 }
 
-// damageTable compares files with poison with a clean one.
-type damageTable struct {
-	Refused string       `json:"refused,omitempty"`
-	Rows    []*damageRow `json:"rows"`
-}
-
-type damageRow struct {
-	What    string `json:"what"`
-	Bad     int    `json:"bad_pages"`
-	Seconds number `json:"seconds"` // median
-	Ratio   number `json:"ratio"`   // speed, the clean file's being 1
-	result  result
-}
-
-func (t *damageTable) row(what string, bad int) *damageRow {
-	for _, r := range t.Rows {
-		if r.What == what && r.Bad == bad {
-			return r
-		}
-	}
-	r := &damageRow{What: what, Bad: bad}
-	t.Rows = append(t.Rows, r)
-	return r
-}
-
-func (t *damageTable) add(what string, bad, round int, d *done) {
-	t.row(what, bad).result.add(round, d)
-}
-
-func (t *damageTable) sum() {
-	for _, r := range t.Rows {
-		r.result.sum(&t.row(r.What, damages[0]).result)
-		r.Seconds, r.Ratio = r.result.Seconds, r.result.Ratio
-	}
-}
-
 // write prints the report, and leaves it and its plots in dir unless that is "".
 func (r *report) write(w io.Writer, dir string) error {
 	for _, t := range r.Tables {
@@ -218,7 +182,7 @@ func (r *report) text() string {
 }
 
 // peers are what the last columns of the text compare mendfs with.
-var peers = []string{"loopback", "bindfs"}
+var peers = []string{"loopback", "bindfs", floorName}
 
 func (t *table) text(s *strings.Builder) {
 	fmt.Fprintf(s, "\n%s: speed, the bare directory's being 1; at the right mendfs's against the peers'\n", t.Backing)
@@ -297,24 +261,4 @@ func figure(v float64) string {
 		return fmt.Sprintf("%.2f", v)
 	}
 	return fmt.Sprintf("%.3f", v)
-}
-
-func (t *damageTable) text(s *strings.Builder) {
-	if t.Refused != "" {
-		fmt.Fprintf(s, "\na mount with --simulate dax could not be made: %s\n", t.Refused)
-	}
-	if len(t.Rows) == 0 {
-		return
-	}
-	fmt.Fprintf(s, "\na file of %d MiB with bad pages on simulated poison (dax); speed, the clean file's being 1\n", damagedSize>>20)
-	fmt.Fprintf(s, "%-27s%10s%13s%12s\n", "", "bad pages", "seconds", "ratio")
-	for _, what := range []string{"first read", "re-read", "overwrite whole pages", "overwrite parts of pages"} {
-		for _, bad := range damages {
-			for _, r := range t.Rows {
-				if r.What == what && r.Bad == bad {
-					fmt.Fprintf(s, "%-27s%10d%13s%12s\n", what, bad, figure(float64(r.Seconds)), figure(float64(r.Ratio)))
-				}
-			}
-		}
-	}
 }
