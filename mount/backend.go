@@ -25,7 +25,7 @@ func (b backend) Status(context.Context) (control.Status, error) {
 		AllowOther: m.config.AllowOther, EventLog: m.config.EventLog,
 		Engine: m.engine.Status(), Held: &held, Sandbox: &sandbox, Protection: m.protection(),
 	}
-	for _, err := range []error{swept, m.ledger.Health(), m.journal.Stats().Err, m.events.Health()} {
+	for _, err := range []error{swept, m.ledger.Health(), m.journal.Stats().Err, m.events.Health(), m.state.room()} {
 		if err != nil {
 			s.Trouble = append(s.Trouble, err.Error())
 		}
@@ -43,6 +43,8 @@ func (b backend) Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, e
 func (b backend) Pending(ctx context.Context, path string) ([]control.Pending, error) {
 	return b.m.records.Pending(ctx, path)
 }
+
+func (b backend) Drop(_ context.Context, id uint64) error { return dropKept(b.m.journal, id) }
 
 func (b backend) Events(ctx context.Context, q control.EventQuery, line func([]byte) error) error {
 	return b.m.records.Events(ctx, q, line)

@@ -1,6 +1,8 @@
 package mount
 
 import (
+	"errors"
+
 	"github.com/mendfs/mendfs/recovery"
 	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/journal"
@@ -12,7 +14,7 @@ import (
 // openRecords opens the event log, the ledger and the journal.
 func (m *Mount) openRecords(*target) error {
 	var err error
-	m.within = m.root
+	m.within, m.running = m.root, true
 	m.eventLog = m.state.file(eventsFile)
 	m.events, err = event.New(event.Options{Path: m.eventLog, Extra: m.config.EventLog, Human: m.config.Stderr})
 	if err != nil {
@@ -46,7 +48,11 @@ func (m *Mount) openEngine(*target) error {
 	}
 	m.onClose(m.engine.Close)
 	if err := m.engine.Replay(); err != nil {
-		return failed(err, "mend what it names and mount again; don't use "+m.backing+" directly before", "interrupted repairs can't be finished")
+		next := "mend what it names"
+		if errors.Is(err, journal.ErrFull) {
+			next = "make room on the disk of " + m.state.path + " (df, df -i)"
+		}
+		return failed(err, next+" and mount again; don't use "+m.backing+" directly before", "interrupted repairs can't be finished")
 	}
 	return nil
 }

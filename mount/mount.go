@@ -71,14 +71,30 @@ func New(o Options) (*Mount, error) {
 	m := &Mount{config: c, backing: t.backing.path, path: t.mountpoint.path, started: time.Now().UTC(), root: -1, device: -1, served: make(chan struct{})}
 	if err := m.start(t); err != nil {
 		m.failed = true
-		return nil, errors.Join(t.tell(err), m.close())
+		return nil, errors.Join(t.tell(err), news(m.close(), err))
 	}
 	return m, nil
 }
 
+// news is what err has that was not told: closing what could not be opened in
+// order often fails for the same reason.
+func news(err, told error) error {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		var left []error
+		for _, e := range all.Unwrap() {
+			left = append(left, news(e, told))
+		}
+		return errors.Join(left...)
+	}
+	if err == nil || strings.Contains(told.Error(), err.Error()) {
+		return nil
+	}
+	return err
+}
+
 func (m *Mount) start(t *target) error {
 	for _, step := range []func(*target) error{
-		m.privileges, m.foresee, m.claim, m.openRoot, m.openRecords, m.openEngine, m.uncover, m.attach, m.connect, m.readAhead, m.confine, m.serve, m.control,
+		m.liftFileSize, m.privileges, m.foresee, m.claim, m.openRoot, m.openRecords, m.openEngine, m.uncover, m.attach, m.connect, m.readAhead, m.confine, m.serve, m.control,
 	} {
 		if err := step(t); err != nil {
 			return err
@@ -200,7 +216,7 @@ func (m *Mount) places(t *target, want meta) (string, spot, error) {
 
 func (m *Mount) leaveState() error {
 	if m.failed {
-		return errors.Join(m.state.discard(), m.state.close())
+		return m.state.abandon()
 	}
 	return m.state.close()
 }
@@ -233,32 +249,6 @@ func (m *Mount) openRoot(t *target) error {
 	m.root = fd
 	m.onClose(func() error { return unix.Close(fd) })
 	return nil
-}
-
-// notices says what somebody should know who has just mounted.
-func (m *Mount) notices(t *target) {
-	if m.state.fresh {
-		m.config.warn("new state directory %s: what was lost before now is unknown to it", m.state.path)
-	}
-	if p, err := lookup(m.state.path); err == nil { // only a notice depends on it
-		if device := pmemDevice(p.mount.Dev); device != "" && p.mount.Dev == t.backing.mount.Dev {
-			m.config.warn("the state directory %s is on %s, the same memory as the data: one defect can take both; give another with --state", m.state.path, device)
-		}
-		p.close()
-	}
-	if !m.config.semantics.Recover {
-		m.config.warn("semantics %s: programs get EIO over poison, and SIGBUS where they map it", m.config.semantics.Name)
-	}
-	m.unprotected()
-	if os.Geteuid() != 0 {
-		m.config.warn("mounted by an ordinary user: files keep their owner only if that is you, interrupted repairs find files by path alone, suid and devices are off, and --protect rw or known needs root")
-	}
-	if m.config.AllowOther && os.Geteuid() != 0 {
-		m.config.warn("--force: what other users make at %s belongs to you, as far as the modes let them make it", m.path)
-	}
-	if os.Geteuid() == 0 && !m.config.AllowOther {
-		m.config.warn("only root can reach the files at %s; --allow-other lets other users in", m.path)
-	}
 }
 
 // Ready is the one line for standard output.

@@ -26,6 +26,8 @@ type Offline struct {
 	path string
 	meta meta
 	lock *os.File
+
+	writable bool // the journal is, and the lock is exclusive
 }
 
 // OpenState opens the state directory dir for reading. If a mount is running
@@ -92,9 +94,16 @@ func (s *Offline) open() (err error) {
 	return nil
 }
 
-// damaged wraps an error of ledger or journal, whose text names the way out.
+// damaged wraps an error of ledger or journal. The text of those that say what
+// is wrong with the file itself names the way out.
 func damaged(err error, state string) error {
-	return failed(err, "", "the records in %s can't be opened", state)
+	next := roomNext(err)
+	var store *ledger.StoreError
+	var damage *journal.DamageError
+	if errors.As(err, &store) || errors.As(err, &damage) || errors.Is(err, journal.ErrForeign) || errors.Is(err, journal.ErrVersion) {
+		next = ""
+	}
+	return failed(err, next, "the records in %s can't be opened", state)
 }
 
 // Status is what the records say, with Running false.
@@ -104,6 +113,35 @@ func (s *Offline) Status(context.Context) (control.Status, error) {
 		Semantics: s.meta.Semantics, Simulate: s.meta.Simulate,
 	}
 	return status, s.count(&status)
+}
+
+// Drop forgets the image that a conflict has left.
+func (s *Offline) Drop(_ context.Context, id uint64) error {
+	if err := s.openToWrite(); err != nil {
+		return err
+	}
+	return dropKept(s.journal, id)
+}
+
+// openToWrite opens the journal anew. No other verb reads it then. It may get a
+// fresh file, which has to belong to who mounts.
+func (s *Offline) openToWrite() error {
+	if s.writable {
+		return nil
+	}
+	if err := checkOwned(s.path, os.Geteuid()); err != nil {
+		return failed(err, "ask as the user who mounts with it", "the state directory %s can't be changed", s.path)
+	}
+	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return failed(err, "try again", "the state directory %s is being read", s.path)
+	}
+	j, err := journal.Open(filepath.Join(s.path, journalFile), s.meta.FS)
+	if err != nil {
+		return damaged(err, s.path)
+	}
+	viewed := s.journal
+	s.journal, s.writable = j, true
+	return viewed.Shutdown()
 }
 
 // Events hands over the lines of the event log. Nothing can be followed where

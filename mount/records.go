@@ -4,15 +4,12 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/mount/control"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
-	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
 // records answers the questions about what a state directory has recorded, for
@@ -22,6 +19,7 @@ type records struct {
 	journal  *journal.Journal
 	eventLog string // path
 	within   int    // the backing directory; -1 if it isn't there
+	running  bool   // a mount serves, and repairs
 }
 
 // Lost is the ledger's ranges in the files that q names, with names that the
@@ -68,66 +66,6 @@ func (r *records) lossy(history bool) iter.Seq2[seenFile, error] {
 			last = f
 		}
 	}
-}
-
-// Pending is the repairs that are under way or were given up.
-func (r *records) Pending(ctx context.Context, path string) ([]control.Pending, error) {
-	all, err := r.unfinished()
-	if err != nil {
-		return nil, err
-	}
-	in, err := r.scope(ctx, path, func(yield func(seenFile, error) bool) {
-		for _, p := range all {
-			if !yield(seenFile{p.File, p.Name()}, nil) {
-				return
-			}
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	list := []control.Pending{}
-	for _, p := range all {
-		if name, ok := in(p.File, p.Name()); ok {
-			p.Path, p.PathB64 = control.Wire(name)
-			list = append(list, p)
-		}
-	}
-	return list, nil
-}
-
-func (r *records) unfinished() ([]control.Pending, error) {
-	var all []control.Pending
-	for _, in := range r.open() {
-		all = append(all, pending(in, false))
-	}
-	for _, in := range r.journal.Kept() {
-		all = append(all, pending(in, true))
-	}
-	for owed, err := range r.journal.Images(true) {
-		if err != nil {
-			return nil, failed(err, "see the state disk", "an image in the journal can't be read")
-		}
-		p := control.Pending{File: owed.File, Range: ranges.Page(owed.Page), Kept: true, Image: owed.Data, Missing: owed.Missing}
-		p.Path, p.PathB64 = control.Wire(owed.Path)
-		all = append(all, p)
-	}
-	return all, nil
-}
-
-// open is the intents whose repair is not finished: the ledger may know of one
-// as closed that the journal has not yet marked.
-func (r *records) open() []journal.Intent {
-	return slices.DeleteFunc(r.journal.Intents(), func(in journal.Intent) bool { return r.ledger.Closed(in.ID) })
-}
-
-func pending(in journal.Intent, kept bool) control.Pending {
-	p := control.Pending{
-		ID: in.ID, File: in.File, Range: in.Range, Size: in.End,
-		Time: time.Unix(0, in.Time).UTC(), Kept: kept, Image: in.Image, Missing: in.Missing,
-	}
-	p.Path, p.PathB64 = control.Wire(in.Path)
-	return p
 }
 
 // Events hands over the lines of the event log.

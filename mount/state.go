@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -190,7 +191,23 @@ func unusable(err error, path string) error {
 	if errors.As(err, &known) {
 		return err
 	}
-	return failed(err, "make room and permission for it, or give another with --state", "the state directory %s can't be used", path)
+	return failed(err, roomNext(err), "the state directory %s can't be used", path)
+}
+
+// roomNext is what to do when the state directory can't be written.
+func roomNext(err error) string {
+	do := "mend its filesystem (see dmesg)"
+	for errno, remedy := range map[unix.Errno]string{
+		unix.ENOSPC: "make room on its disk (df, df -i)", unix.EDQUOT: "raise its quota",
+		unix.EROFS:  "remount its filesystem read-write",
+		unix.EACCES: "chown it to yourself and chmod 0700 it", unix.EPERM: "chown it to yourself and chmod 0700 it",
+		unix.EFBIG: "raise the limit of file sizes (ulimit -f unlimited)",
+	} {
+		if errors.Is(err, errno) {
+			do = remedy
+		}
+	}
+	return do + ", or give another with --state"
 }
 
 func (s *stateDir) take() error {
@@ -207,11 +224,18 @@ func (s *stateDir) take() error {
 	if err := errors.Join(trusted(filepath.Dir(s.path), os.Geteuid()), checkOwned(s.path, os.Geteuid())); err != nil {
 		return err
 	}
+	if err := s.begin(); err != nil {
+		return errors.Join(err, s.abandon())
+	}
+	return nil
+}
+
+// begin locks the directory and writes whose it is.
+func (s *stateDir) begin() (err error) {
 	if s.lock, err = lockState(s.path); err != nil {
 		return err
 	}
 	if err := os.Chmod(s.path, 0o700); err != nil { // one that was given may be open for reading
-		_ = s.lock.Close() // nothing was written
 		return err
 	}
 	got, err := readMeta(s.path)
@@ -219,16 +243,20 @@ func (s *stateDir) take() error {
 	case errors.Is(err, fs.ErrNotExist):
 		s.fresh = true
 	case err != nil:
-		_ = s.lock.Close() // nothing was written
 		return err
 	default:
 		s.meta.Created, s.meta.RealFiles = got.Created, got.RealFiles
 	}
-	if err := s.writeMeta(); err != nil {
-		_ = s.lock.Close() // nothing was written
-		return err
+	return s.writeMeta()
+}
+
+// abandon gives up a directory with which nothing was ever served.
+func (s *stateDir) abandon() error {
+	err := s.discard()
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
 	}
-	return nil
+	return err
 }
 
 // checkLock refuses the state directory dir if another process has its lock.
@@ -262,23 +290,38 @@ func lockState(dir string) (*os.File, error) {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, failed(nil, "see mendfs status --state "+dir+", or give another with --state", "the state directory %s is in use by another mendfs", dir)
 	}
-	return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+	return nil, lockless(err, dir)
 }
 
-// writeMeta puts meta.json in place, whole and durable.
+// lockless is the error where flock(2) itself fails, as on network filesystems
+// without a lock server.
+func lockless(err error, dir string) error {
+	return failed(err, "give a directory on a local filesystem with --state",
+		"the state directory %s can't be locked, and without that a second mount could use it at the same time", dir)
+}
+
+// writeMeta puts meta.json in place, whole and durable. What is there already
+// needs no room on the disk.
 func (s *stateDir) writeMeta() error {
 	text, err := json.MarshalIndent(s.meta, "", "  ")
 	if err != nil {
 		return err
+	}
+	text = append(text, '\n')
+	if old, err := os.ReadFile(s.file(metaFile)); err == nil && bytes.Equal(old, text) {
+		return nil
 	}
 	tmp := s.file(metaFile + ".new")
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(text, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close(), os.Rename(tmp, s.file(metaFile))); err != nil {
-		return err
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(tmp, s.file(metaFile))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp))
 	}
 	return syncDir(s.path)
 }
@@ -292,6 +335,21 @@ func syncDir(path string) error {
 }
 
 func (s *stateDir) file(name string) string { return filepath.Join(s.path, name) }
+
+// enough is what the journal takes at once when it needs room, and a bit.
+const enough = 1<<20 + 1<<16
+
+// room fails if the journal may find no room for the next repair.
+func (s *stateDir) room() error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(s.lock.Fd()), &st); err != nil {
+		return &os.PathError{Op: "statfs", Path: s.path, Err: err}
+	}
+	if left := st.Bavail * uint64(st.Bsize); st.Blocks > 0 && left < enough { // some network filesystems don't know
+		return fmt.Errorf("the disk of %s is full: %d bytes are left, and repairs may need %d", s.path, left, enough)
+	}
+	return nil
+}
 
 // close gives the directory free.
 func (s *stateDir) close() error { return s.lock.Close() }

@@ -156,16 +156,16 @@ func TestPendingRepairs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string][]string{
-		"":       {"d/open false", "kept true", "d/refused true"},
-		"d":      {"d/open false", "d/refused true"},
-		"d/open": {"d/open false"},
+		"":       {"d/open interrupted", "kept conflict", "d/refused refused"},
+		"d":      {"d/open interrupted", "d/refused refused"},
+		"d/open": {"d/open interrupted"},
 	} {
 		list, err := r.Pending(context.Background(), path)
 		var got []string
 		for _, p := range list {
-			got = append(got, fmt.Sprint(p.Path, " ", p.Kept))
-			if !slices.Equal(p.Image, image) {
-				t.Errorf("%s has another image", p.Path)
+			got = append(got, fmt.Sprint(p.Path, " ", p.Why))
+			if !slices.Equal(p.Image, image) || p.Kept == (p.Why == control.Interrupted) || p.Next == "" {
+				t.Errorf("%s: %+v", p.Path, p)
 			}
 		}
 		if err != nil || !slices.Equal(got, want) {

@@ -14,19 +14,24 @@ import (
 )
 
 type lostOptions struct {
-	all, pending, json bool
-	state, target      string
+	all, pending, json, drop bool
+	format                   string // table, json, mapfile
+	export                   string // a directory
+	state, target            string
 }
 
 func newLost() *cobra.Command {
 	var o lostOptions
 	cmd := &cobra.Command{
-		Use:   "lost [--all|--pending] PATH|MOUNTPOINT [--state DIR]",
+		Use:   "lost [--all|--pending|--export DIR] PATH|MOUNTPOINT [--state DIR]",
 		Short: "list lost ranges",
 		Long: `lost lists the bytes that were lost in a file, or in all files below a directory:
 in state "lost" the poison is still there, in state "reinitialized" the media are clean
 and the bytes are zero. --all adds what was overwritten or healed since.
---pending lists repairs that are not finished instead.
+--pending lists repairs that are not finished instead, and what to do about each.
+--export writes the images that mendfs keeps of pages to files in DIR, which must not
+exist or be empty, with a manifest.json that says what they are; --drop then forgets
+those of conflicts. --format mapfile describes one file as ddrescue's mapfile.
 
 Files are found by what they are called now, whatever they were called when they were
 damaged, and by any of their hard links. A directory is searched if anything is lost.
@@ -35,23 +40,49 @@ With --state the answer comes from a state directory, also when nothing is mount
 PATH is then optional, and relative to the root of the mount if it is not absolute.
 A PATH that is not there is an error, unless the records have that name.
 
-Exit status, added up: 0 nothing is lost, 1 loss that was repaired, 4 loss left
-(or repairs pending), 8 it did not work, 16 wrong usage.`,
+Exit status, added up: 0 nothing is lost (or exported), 1 loss that was repaired, 4 loss
+left (or repairs pending), 8 it did not work, 16 wrong usage.`,
 		Args: takes(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.all && o.pending {
-				return &usageError{"--all and --pending exclude each other", "give one of them"}
-			}
 			o.target = argument(args)
+			if err := o.check(); err != nil {
+				return err
+			}
 			return runLost(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.all, "all", false, "with history: overwritten and healed ranges too")
 	f.BoolVar(&o.pending, "pending", false, "repairs that are not finished")
+	f.Var(dirFlag{&o.export}, "export", "write the images that are kept of pages to files in the new directory `DIR`")
+	f.BoolVar(&o.drop, "drop", false, "with --export: forget the images of conflicts once they are written")
 	addState(f, &o.state)
-	f.BoolVar(&o.json, "json", false, "print JSON")
+	f.StringVar(&o.format, "format", "table", "print a table, json, or the mapfile of one file, as ddrescue has them")
+	f.BoolVar(&o.json, "json", false, "print JSON: the same as --format json")
 	return cmd
+}
+
+// check refuses what can't be meant, and makes --json the format.
+func (o *lostOptions) check() error {
+	if o.json && o.format == "table" {
+		o.format = "json"
+	}
+	switch {
+	case o.all && o.pending:
+		return &usageError{"--all and --pending exclude each other", "give one of them"}
+	case o.export != "" && (o.all || o.pending):
+		return &usageError{"--export excludes --all and --pending", "give one of them"}
+	case o.drop && o.export == "":
+		return &usageError{"--drop goes with --export", "add --export DIR: what is forgotten is written there first"}
+	case o.format != "table" && o.format != "json" && o.format != "mapfile":
+		return &usageError{fmt.Sprintf("%q is no format", o.format), "use table, json or mapfile"}
+	case o.json && o.format != "json":
+		return &usageError{"--json and --format " + o.format + " exclude each other", "give one of them"}
+	case o.format == "mapfile" && (o.all || o.pending || o.export != ""):
+		return &usageError{"a mapfile has what is lost in one file now, and nothing else", "leave out --all, --pending and --export"}
+	}
+	o.json = o.format == "json"
+	return nil
 }
 
 // argument is the one optional target of a verb.
@@ -64,6 +95,9 @@ func argument(args []string) string {
 
 func runLost(ctx context.Context, o lostOptions, stdout, stderr io.Writer) error {
 	return ask(ctx, o.state, o.target, func(src source, rel string) error {
+		if o.export != "" {
+			return runExport(ctx, src, rel, o, stdout, stderr)
+		}
 		if o.pending {
 			list, err := src.Pending(ctx, rel)
 			if err != nil {
@@ -80,6 +114,9 @@ func runLost(ctx context.Context, o lostOptions, stdout, stderr io.Writer) error
 		}
 		if err := caution(ctx, src, len(rows) == 0, stderr); err != nil {
 			return err
+		}
+		if o.format == "mapfile" {
+			return printMapfile(ctx, src, rel, rows, stdout)
 		}
 		return printLost(rows, o.json, stdout, stderr)
 	})
@@ -138,43 +175,6 @@ func lossOutcome(rows []ledger.Row) error {
 		return nil
 	}
 	return code
-}
-
-func printPending(pending []control.Pending, asJSON bool, stdout, stderr io.Writer) error {
-	var err error
-	switch {
-	case asJSON:
-		err = printJSON(stdout, "pending", list(pending))
-	case len(pending) == 0:
-		fmt.Fprintln(stderr, "no repair is pending")
-	default:
-		err = printTable(stdout, pendingTable(pending))
-	}
-	if err == nil && len(pending) > 0 {
-		return outcome(exitLossLeft)
-	}
-	return err
-}
-
-func pendingTable(pending []control.Pending) [][]string {
-	table := [][]string{{"ID", "RANGE", "STATE", "SINCE", "IMAGE", "PATH"}}
-	for _, p := range pending {
-		state, image := "open", "none"
-		if p.Kept {
-			state = "given up"
-		}
-		if len(p.Image) > 0 {
-			missing := int64(0)
-			for _, m := range p.Missing {
-				missing += m.Len
-			}
-			image = fmt.Sprintf("%d bytes, %d missing", len(p.Image), missing)
-		}
-		table = append(table, []string{
-			fmt.Sprint(p.ID), p.Range.String(), state, p.Time.UTC().Format(time.RFC3339), image, quote(p.Name()),
-		})
-	}
-	return table
 }
 
 // list is items as it goes into JSON: [] instead of null.

@@ -77,8 +77,9 @@ func exampleRows() []ledger.Row {
 func TestOutput(t *testing.T) {
 	rows := exampleRows()
 	pending := []control.Pending{
-		{ID: 7, Path: "a", Range: ranges.Page(4096), Size: 5000, Time: noon, Image: make([]byte, 4096), Missing: []ranges.Range{{Off: 4160, Len: 64}}},
-		{ID: 8, Path: "b", Range: ranges.Range{Off: 0, Len: 8192}, Size: 8192, Time: noon, Kept: true},
+		{ID: 7, Path: "a", Range: ranges.Page(4096), Size: 5000, Time: noon, Why: control.UnderWay, Next: "wait", Image: make([]byte, 4096), Missing: []ranges.Range{{Off: 4160, Len: 64}}},
+		{ID: 8, Path: "b", Range: ranges.Range{Off: 0, Len: 8192}, Size: 8192, Time: noon, Why: control.UnderWay, Next: "wait"},
+		{Path: "c\n", Range: ranges.Page(0), Kept: true, Why: control.Refused, Next: "write the page", Image: make([]byte, 4096)},
 	}
 	running := control.Status{
 		Running: true, Mountpoint: "/srv/db", Backing: "/srv/db", OverMounted: true, State: "/var/lib/mendfs/db-1a2b3c4d", FS: "uuid",

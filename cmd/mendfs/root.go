@@ -115,8 +115,7 @@ func flagError(cmd *cobra.Command, err error) error {
 
 func isLaterFlag(verb, flag string) bool {
 	switch verb + " --" + flag {
-	case "mount --repair", "mount --breaker",
-		"lost --format", "lost --export":
+	case "mount --repair", "mount --breaker":
 		return true
 	}
 	return false

@@ -20,18 +20,19 @@ type source interface {
 	Status(ctx context.Context) (control.Status, error)
 	Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, error)
 	Pending(ctx context.Context, path string) ([]control.Pending, error)
+	Drop(ctx context.Context, id uint64) error
 	Events(ctx context.Context, q control.EventQuery, line func([]byte) error) error
 }
 
-// stateFlag is the value of --state.
-type stateFlag struct{ dir *string }
+// dirFlag is the value of a flag that names a directory.
+type dirFlag struct{ dir *string }
 
-func (f stateFlag) String() string { return "" }
-func (f stateFlag) Type() string   { return "string" }
+func (f dirFlag) String() string { return "" }
+func (f dirFlag) Type() string   { return "string" }
 
 // Set refuses the empty name: a script whose variable is not set means some
-// state directory, not none.
-func (f stateFlag) Set(dir string) error {
+// directory, not none.
+func (f dirFlag) Set(dir string) error {
 	if dir == "" {
 		return errors.New("empty")
 	}
@@ -40,7 +41,7 @@ func (f stateFlag) Set(dir string) error {
 }
 
 func addState(f *pflag.FlagSet, dir *string) {
-	f.Var(stateFlag{dir}, "state", "ask the state directory `DIR`")
+	f.Var(dirFlag{dir}, "state", "ask the state directory `DIR`")
 }
 
 // targetOf is how a shell names the mount, or its state directory if it is not

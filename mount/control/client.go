@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -106,6 +107,11 @@ func (c *Client) Pending(ctx context.Context, path string) ([]Pending, error) {
 	var body struct{ Pending []Pending }
 	err := c.ask(ctx, "GET", "/v1/pending?"+query("path", path), nil, &body)
 	return body.Pending, err
+}
+
+// Drop forgets the image that a conflict has left.
+func (c *Client) Drop(ctx context.Context, id uint64) error {
+	return c.ask(ctx, "DELETE", "/v1/pending/"+strconv.FormatUint(id, 10), nil, nil)
 }
 
 // Inject poisons files of a simulated mount.

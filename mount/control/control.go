@@ -8,6 +8,7 @@
 //	GET    /v1/status                       {"version":1,"status":[Status]}
 //	GET    /v1/lost?path=P&all=1            {"version":1,"lost":[ledger.Row...]}
 //	GET    /v1/pending?path=P               {"version":1,"pending":[Pending...]}
+//	DELETE /v1/pending/{id}                 204
 //	GET    /v1/events?since=RFC3339&follow=1  JSON Lines of event.Event
 //	POST   /v1/inject                       InjectRequest -> {"version":1,"injections":[Injection...]}
 //	GET    /v1/inject                       {"version":1,"injections":[Injection...]}
@@ -40,6 +41,9 @@ type Backend interface {
 	Status(ctx context.Context) (Status, error)
 	Lost(ctx context.Context, q LostQuery) ([]ledger.Row, error)
 	Pending(ctx context.Context, path string) ([]Pending, error)
+	// Drop forgets, for good, the image that a conflict has left: the Pending
+	// with this ID and Why Conflict. All others are refused.
+	Drop(ctx context.Context, id uint64) error
 	// Events hands each line (without its newline) to line, oldest first. With
 	// q.Follow it goes on until ctx ends or line fails; ctx ending is no error.
 	Events(ctx context.Context, q EventQuery, line func([]byte) error) error
@@ -155,9 +159,21 @@ type Pending struct {
 	Size    int64          `json:"size,omitempty"` // of the file, when the repair is done
 	Time    time.Time      `json:"time,omitzero"`
 	Kept    bool           `json:"kept"`              // given up (conflict, or refused by the medium); only the image remains
+	Why     Why            `json:"why,omitempty"`     // why it is not finished
+	Next    string         `json:"next,omitempty"`    // what to do about it
 	Image   []byte         `json:"image,omitempty"`   // base64 in JSON; what the page shall hold
 	Missing []ranges.Range `json:"missing,omitempty"` // bytes of Image that could not be had
 }
+
+// Why is why a repair is not finished.
+type Why string
+
+const (
+	UnderWay    Why = "under-way"   // a running mount is at it
+	Interrupted Why = "interrupted" // a crash came between; the next mount finishes it
+	Conflict    Why = "conflict"    // after a crash other data was in the page; only its image is kept
+	Refused     Why = "refused"     // the medium does not take the page; its image is served
+)
 
 // InjectRequest asks for poison on a simulated mount: at Ranges of the file
 // Path, or, with Random > 0, at that many places in the files below the

@@ -73,6 +73,13 @@ func routes(b Backend) http.Handler {
 	answer(mux, "GET /v1/pending", "pending", func(r *http.Request) (any, error) {
 		return b.Pending(r.Context(), r.FormValue("path"))
 	})
+	answer(mux, "DELETE /v1/pending/{id}", "", func(r *http.Request) (any, error) {
+		id, err := strconv.ParseUint(r.PathValue("id"), 10, 64)
+		if err != nil {
+			return nil, &Error{Exit: ExitUsage, Msg: "no repair has the id " + strconv.Quote(r.PathValue("id")), Err: err, Next: "send an id of /v1/pending"}
+		}
+		return nil, b.Drop(r.Context(), id)
+	})
 	answer(mux, "POST /v1/inject", "injections", func(r *http.Request) (any, error) {
 		var request InjectRequest
 		d := json.NewDecoder(r.Body)

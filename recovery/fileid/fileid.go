@@ -261,8 +261,15 @@ func Filesystem(fd int) (string, error) {
 	if err := unix.Fstat(fd, &sx); err != nil {
 		return "", fmt.Errorf("fstat: %w", err)
 	}
-	return fmt.Sprintf("dev-%x", sx.Dev), nil
+	return fmt.Sprintf("%s%x", forNow, sx.Dev), nil
 }
+
+// forNow begins names that last until the filesystem is mounted anew.
+const forNow = "dev-"
+
+// Lasting reports whether the name that Filesystem gave is the same after the
+// filesystem was mounted anew.
+func Lasting(name string) bool { return !strings.HasPrefix(name, forNow) }
 
 func uuidOf(fd int) (string, bool) {
 	var uuid struct {

@@ -288,6 +288,14 @@ func TestFilesystem(t *testing.T) {
 			}
 		}
 	})
+	for name := range names {
+		if !Lasting(name) {
+			t.Errorf("%q does not last", name)
+		}
+	}
+	if Lasting("dev-2a") {
+		t.Error("the number of a device is said to last")
+	}
 	if len(names) != 2 {
 		t.Fatalf("two filesystems are called %v", names)
 	}

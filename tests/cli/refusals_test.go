@@ -159,6 +159,14 @@ func TestMountWithoutPermission(t *testing.T) {
 	}
 }
 
+// recorded is the state directory of a mount that has ended.
+func recorded(t *testing.T) string {
+	t.Helper()
+	m := harness.Simulated(t, "dax")
+	m.Stop()
+	return m.State
+}
+
 // makeEnterable lets other users through a directory.
 func makeEnterable(t *testing.T, dir string) {
 	t.Helper()
@@ -253,6 +261,9 @@ func TestOtherRefusals(t *testing.T) {
 	refuses(t, exitUsage, []string{"scan", "not in this version"}, "scan", b)
 	refuses(t, exitUsage, []string{s}, "lost", "--state", s)
 	refuses(t, exitUsage, nil, "lost", "--all", "--pending", b)
+	refuses(t, exitUsage, []string{"xml"}, "lost", "--format", "xml", b)
+	refuses(t, exitUsage, []string{"--export"}, "lost", "--drop", b)
+	refuses(t, exitUsage, []string{"not empty", "overwritten"}, "lost", "--export", dir, "--state", recorded(t))
 	refuses(t, exitUsage, []string{"yesterday"}, "events", "--since", "yesterday", b)
 	refuses(t, exitUsage, []string{"nowhere"}, "doctor", filepath.Join(dir, "nowhere"))
 	if after := tree(t, dir); after != before {
