@@ -77,7 +77,9 @@ func (p *poison) clear(r ranges.Range) {
 	p.listed.Remove(r)
 	p.touched.Remove(r)
 	for _, inj := range p.injected {
-		inj.left.Remove(r)
+		if inj.r.Widen(ranges.LineSize).Overlaps(r) {
+			inj.left.Remove(r)
+		}
 	}
 	p.forgetSums(pages)
 }

@@ -70,7 +70,9 @@ func (m *Medium) apply(r record) {
 			p.list(l, m.rules.listUnit)
 		}
 		p.setSums(r.Sums)
-		m.sweep(p)
+		if len(r.Clear) > 0 {
+			m.sweep(p)
+		}
 	}
 }
 

@@ -17,10 +17,10 @@ var ErrDamaged = errors.New("the list of simulated poison is damaged; move the f
 // ErrVersion says that the store was written by a newer mendfs.
 var ErrVersion = errors.New("the list of simulated poison was written by a newer mendfs; use that one, or move the file away to start without poison")
 
-// A store is rewritten when it has at least compactAbove lines, and
+// A store is rewritten when it has at least compactAbove bytes, and
 // historyRatio times as many as it needs.
 const (
-	compactAbove = 1024
+	compactAbove = 256 << 10
 	historyRatio = 4
 )
 
@@ -31,8 +31,8 @@ const (
 type store struct {
 	path  string // "": in memory only
 	file  *os.File
-	lines int
-	limit int  // of lines; when it is reached tidy looks
+	size  int  // bytes
+	limit int  // of size; when it is reached tidy looks
 	dirty bool // lines were appended since the last sync
 	stale bool // an append failed: the file is behind, and must be rewritten
 }
@@ -61,14 +61,15 @@ func (s *store) read(apply func(record)) error {
 		return err
 	}
 	whole := bytes.LastIndexByte(data, '\n') + 1
-	for rest := data[:whole]; len(rest) > 0; s.lines++ {
-		line, after, _ := bytes.Cut(rest, []byte{'\n'})
-		rest = after
+	s.size = whole
+	n := 0
+	for line := range bytes.Lines(data[:whole]) {
+		n++
 		r, err := decode(line)
 		if err != nil {
-			return fmt.Errorf("line %d: %w (%w)", s.lines+1, ErrDamaged, err)
+			return fmt.Errorf("line %d: %w (%w)", n, ErrDamaged, err)
 		}
-		if s.lines == 0 && r.Op != opStart {
+		if n == 1 && r.Op != opStart {
 			return fmt.Errorf("line 1: %w", ErrDamaged)
 		}
 		if r.Version > storeVersion {
@@ -93,40 +94,39 @@ func (s *store) append(r record) {
 	}
 	s.stale = err != nil
 	s.dirty = true
-	s.lines++
+	s.size += len(line)
 }
 
 // long reports whether it is time for tidy.
-func (s *store) long() bool { return s.path != "" && !s.stale && s.lines >= s.limit }
+func (s *store) long() bool { return s.path != "" && !s.stale && s.size >= s.limit }
 
 // tidy rewrites a store that is new, stale, or mostly history; live makes the
 // records that are to be in it.
 func (s *store) tidy(live func() []record) error {
-	if s.path == "" || (s.lines > 0 && !s.stale && !s.long()) {
+	if s.path == "" || (s.size > 0 && !s.stale && !s.long()) {
 		return nil
 	}
-	rs := live()
-	s.limit = max(compactAbove, historyRatio*len(rs))
-	if s.lines > 0 && !s.stale && !s.long() {
-		return nil
-	}
-	return s.rewrite(rs)
-}
-
-func (s *store) rewrite(rs []record) error {
 	var text bytes.Buffer
-	for _, r := range rs {
+	for _, r := range live() {
 		line, err := encode(r)
 		if err != nil {
 			return err
 		}
 		text.Write(line)
 	}
+	s.limit = max(compactAbove, historyRatio*text.Len())
+	if s.size > 0 && !s.stale && !s.long() {
+		return nil
+	}
+	return s.rewrite(text.Bytes())
+}
+
+func (s *store) rewrite(text []byte) error {
 	tmp, err := os.OpenFile(s.path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = tmp.Write(text.Bytes())
+	_, err = tmp.Write(text)
 	if err == nil {
 		err = tmp.Sync()
 	}
@@ -138,7 +138,7 @@ func (s *store) rewrite(rs []record) error {
 		return err
 	}
 	_ = s.file.Close() // replaced by a durable one
-	s.file, s.lines, s.stale, s.dirty = tmp, len(rs), false, false
+	s.file, s.size, s.stale, s.dirty = tmp, len(text), false, false
 	return syncDir(filepath.Dir(s.path))
 }
 
