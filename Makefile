@@ -4,12 +4,13 @@
 # A Go that was unpacked to its usual place is often not on root's PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: bench conformance help build demo test setup clean install uninstall
+.PHONY: bench conformance help build demo test soak setup clean install uninstall
 
 help:
 	@echo 'make demo    the whole story in a minute on a scratch directory, no pmem needed'
 	@echo 'make test    all checks and tests, at most ten minutes on two cores; root for the mounted ones'
 	@echo 'make conformance  pjdfstest, xfstests, fsx, databases and others over a mount; by hand, as root, an hour'
+	@echo 'make soak    a million operations under random poison against an oracle; by hand, as root, quarter of an hour; SEED= OPS='
 	@echo 'make build   bin/mendfs'
 	@echo 'make install  bin/mendfs to $(PREFIX)/bin, and the helper that mount(8) and /etc/fstab need to /sbin; DESTDIR= PREFIX='
 	@echo 'make uninstall  take them away again'
@@ -49,6 +50,11 @@ bench: build
 # By hand, not in CI: fetches suites of others, and takes an hour.
 conformance: build
 	@MENDFS=$(CURDIR)/bin/mendfs tests/conformance/run
+
+# By hand, not in CI, which runs a slice of it (tests/soak).
+soak:
+	@scripts/setup build
+	@SEED='$(SEED)' OPS='$(OPS)' PROFILE='$(PROFILE)' RACE='$(RACE)' scripts/soak
 
 setup:
 	@scripts/setup test
