@@ -26,7 +26,7 @@ func TestRecordsOfAnother(t *testing.T) {
 		says []string
 	}{
 		"a newer journal":                   {journalFile, newerJournal, []string{"version 2", "use the newer mendfs"}},
-		"a newer ledger":                    {ledgerFile, newerLedger, []string{"version 2", "use the newer mendfs"}},
+		"a newer ledger":                    {ledgerFile, newerLedger, []string{"version 3", "use the newer mendfs"}},
 		"the journal of another filesystem": {journalFile, foreignJournal, []string{"of another filesystem", "--state"}},
 		"the ledger of another filesystem":  {ledgerFile, foreignLedger, []string{"another filesystem", "move this one away"}},
 		"a damaged journal":                 {journalFile, garbled, []string{"damaged", "from a backup"}},
@@ -96,7 +96,7 @@ func newerLedger(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket([]byte("meta")).Put([]byte("version"), binary.BigEndian.AppendUint64(nil, 2))
+		return tx.Bucket([]byte("meta")).Put([]byte("version"), binary.BigEndian.AppendUint64(nil, 3))
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
