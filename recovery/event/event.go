@@ -13,9 +13,11 @@
 // many there were, from first to last. An outage is told once, until
 // Log.OutageOver.
 //
-// 65,536 events may wait or be counted at a time. What comes beyond that, or
-// what the file does not take, is counted; one event "dropped" with the count
-// is written as soon as there is room.
+// 8,192 events may wait or be counted at a time. A further one ends the counting
+// of the oldest that is written. Where all of them wait, because events come
+// faster than files take them, it is dropped and counted, as is what a file does
+// not take; one event "dropped" with the count is written as soon as there is
+// room.
 package event
 
 import "time"

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"container/list"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -17,7 +18,7 @@ const (
 	quietFor      = 10 * time.Second // without a repeat, until the count is written
 	countFor      = time.Minute      // at most
 	sweepEvery    = time.Second
-	maxOpen       = 1 << 16         // events that wait, or whose repeats are counted
+	maxOpen       = 1 << 13         // events that wait, or whose repeats are counted; 8 MiB
 	closePatience = 3 * time.Second // without a line being written
 )
 
@@ -38,10 +39,11 @@ type Log struct {
 	entropy *ulid.MonotonicEntropy
 	lastMs  uint64
 	open    map[foldKey]*entry
-	outage  bool     // one was told and is not over
-	queue   []*entry // to be written, in order
-	busy    bool     // one taken from the queue is being written
-	dropped entry    // stands for the events that found no room
+	byAge   list.List // of the *entry in open, oldest first
+	outage  bool      // one was told and is not over
+	queue   []*entry  // to be written, in order
+	busy    bool      // one taken from the queue is being written
+	dropped entry     // stands for the events that found no room
 	counts  map[Kind]int64
 	health  error
 	closed  bool
@@ -65,6 +67,8 @@ type foldKey struct {
 
 // entry is an event and its repeats until now.
 type entry struct {
+	key     foldKey
+	place   *list.Element // in byAge
 	event   Event
 	count   int64
 	last    time.Time
@@ -124,17 +128,38 @@ func (l *Log) Emit(e Event) {
 	if l.closed || l.isRepeat(e, now) {
 		return
 	}
-	if len(l.open) >= l.room {
+	if len(l.open) >= l.room && !l.foldOldest() {
 		l.drop(e, now)
 		return
 	}
 	l.complete(&e, now)
-	x := &entry{event: e, count: e.Count, last: e.Time}
+	x := &entry{key: keyOf(e), event: e, count: e.Count, last: e.Time}
 	if e.Event == Outage {
 		l.outage = true
 	}
-	l.open[keyOf(e)] = x
+	l.open[x.key] = x
+	x.place = l.byAge.PushBack(x)
 	l.enqueue(x)
+}
+
+// foldOldest makes room for an event where the counting of the oldest can end,
+// which is written by then. l.mu is held.
+func (l *Log) foldOldest() bool {
+	x := l.byAge.Front().Value.(*entry)
+	if x.queued {
+		return false
+	}
+	l.fold(x)
+	return len(l.queue) < l.room
+}
+
+// fold ends the counting of an event's repeats. l.mu is held.
+func (l *Log) fold(x *entry) {
+	delete(l.open, x.key)
+	l.byAge.Remove(x.place)
+	if x.count > x.written && x.key.kind != Outage {
+		l.enqueue(x)
+	}
 }
 
 // isRepeat counts e where it repeats an event that is being counted. Of an

@@ -39,17 +39,14 @@ func (l *Log) sweep(last bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
-	for k, x := range l.open {
+	for _, x := range l.open {
 		ripe := last || now.Sub(x.last) >= quietFor || now.Sub(x.event.Time) >= countFor
 		if x.queued || !ripe {
 			continue
 		}
-		delete(l.open, k)
-		if x.count > x.written && k.kind != Outage {
-			l.enqueue(x)
-		}
+		l.fold(x)
 	}
-	if l.dropped.count > 0 && len(l.open) < l.room {
+	if l.dropped.count > 0 && len(l.queue) < l.room {
 		x := l.dropped
 		l.dropped = entry{}
 		l.complete(&x.event, now)
@@ -81,6 +78,7 @@ func (l *Log) deliver(e Event) {
 		l.publish(e)
 	}
 	err := l.writeLine(e)
+	l.steps.Add(1)
 	if e.Event == Dropped && err == nil {
 		l.publish(e)
 	}

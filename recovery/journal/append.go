@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/failpoint"
 )
 
 // The functions of this file are called with mu held; those that wait for an
@@ -78,6 +80,7 @@ func (j *Journal) append(rs ...record) error {
 	if _, err := j.file.WriteAt(buf, j.tail); err != nil {
 		return j.fail(diskError(err))
 	}
+	j.at.Hit(failpoint.JournalAppended)
 	j.index.Lock()
 	defer j.index.Unlock()
 	for _, r := range rs {
@@ -154,15 +157,16 @@ func (j *Journal) syncTo(seq uint64) error {
 			j.fail(diskError(err))
 		} else {
 			j.synced = upto
+			j.at.Hit(failpoint.JournalSynced)
 		}
 		j.cond.Broadcast()
 	}
 	return nil
 }
 
-// settle waits until no fdatasync is under way.
+// settle waits until no fdatasync and no compaction is under way.
 func (j *Journal) settle() {
-	for j.syncing {
+	for j.syncing || j.compacting {
 		j.cond.Wait()
 	}
 }

@@ -3,6 +3,7 @@ package journal
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/ranges"
@@ -122,4 +123,36 @@ func (d *decoder) ranges() []ranges.Range {
 
 func (d *decoder) file() fileid.ID {
 	return fileid.ID{Ino: d.uint(), Btime: d.int(), Handle: d.text()}
+}
+
+// sums come last, and not at all where there are none: as in records from before
+// there were any.
+func (e *encoder) sums(sums []uint32) {
+	if len(sums) == 0 {
+		return
+	}
+	e.uint(uint64(len(sums)))
+	for _, sum := range sums {
+		e.uint(uint64(sum))
+	}
+}
+
+func (d *decoder) sums() []uint32 {
+	if len(d.b) == 0 {
+		return nil
+	}
+	n := d.uint()
+	if n == 0 || n > MaxPages {
+		d.faulty, d.b = true, nil
+		return nil
+	}
+	sums := make([]uint32, 0, n)
+	for range n {
+		v := d.uint()
+		if v > math.MaxUint32 {
+			d.faulty = true
+		}
+		sums = append(sums, uint32(v))
+	}
+	return sums
 }

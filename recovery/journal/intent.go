@@ -32,6 +32,7 @@ type Intent struct {
 	Overwritten  []ranges.Range // bytes of Range that the application writes anew
 	Punched      int64          // 0, or when the page was about to be punched (ns): a hole is then ours
 	Time         int64          // when the intent was made, ns
+	Sums         []uint32       // CRC32C of what each page of Overwritten shall hold, in order; nil: not known
 }
 
 // Intents are copies of the open intents, oldest first.
@@ -154,6 +155,7 @@ func sorted(from map[uint64]stored) []Intent {
 
 func (in Intent) clone() Intent {
 	in.Image = bytes.Clone(in.Image)
+	in.Sums = slices.Clone(in.Sums)
 	in.Missing, in.Lost, in.Overwritten = slices.Clone(in.Missing), slices.Clone(in.Lost), slices.Clone(in.Overwritten)
 	return in
 }
@@ -188,6 +190,7 @@ func (in *Intent) record(typ uint8) record {
 	e.int(in.Punched)
 	e.int(in.Time)
 	e.bytes(in.Image)
+	e.sums(in.Sums)
 	return record{typ, e}
 }
 
@@ -196,7 +199,7 @@ func (d *decoder) intent() Intent {
 		ID: d.uint(), FS: d.text(), File: d.file(), Path: d.text(), Range: d.rng(),
 		Size: d.int(), End: d.int(), Mtime: d.int(), Ctime: d.int(), RestoreMtime: d.bool(), Boot: d.text(),
 		Missing: d.ranges(), Lost: d.ranges(), Overwritten: d.ranges(),
-		Punched: d.int(), Time: d.int(), Image: bytes.Clone(d.bytes()),
+		Punched: d.int(), Time: d.int(), Image: bytes.Clone(d.bytes()), Sums: d.sums(),
 	}
 	if in.ID == 0 || in.ID > maxNumber || in.check() != nil {
 		d.faulty = true

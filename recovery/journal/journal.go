@@ -39,7 +39,8 @@
 //	 8  u32 version
 //	12  u32 CRC32C of the 4096 bytes with this field zero
 //	16  journal id, 16 random bytes, kept for the life of the journal
-//	32  u64 sequence number of the first record
+//	32  u64 sequence number of the first record: greater than any in the file
+//	    that this one has replaced
 //	40  u64 sequence number of the last record that was there when the file got
 //	    its name: up to it everything was durable from the beginning
 //	48  u64 lowest intent ID that was not given out when the header was written
@@ -61,7 +62,8 @@
 //
 //	1 intent   u id, string filesystem, file, string path, i offset, i length,
 //	           i size, i end, i mtime, i ctime, u restore mtime, string boot id,
-//	           missing, lost, overwritten, i punched, i time, string image
+//	           missing, lost, overwritten, i punched, i time, string image; then, or
+//	           nothing, u count of sums, and u CRC32C for each
 //	2 punching u id, i time
 //	3 close    u ids up to the end
 //	4 keep     as intent; closes the open intent of that id
@@ -87,6 +89,8 @@
 // Live records are written to "<journal>.new", which then replaces the journal:
 // by [Journal.Checkpoint] when garbage exceeds 16 MiB and half of the file, and
 // by any durable call when the disk is full or the file is not to be trusted.
+// Checkpoint lets the other calls go on: what they append to the old file
+// meanwhile is copied behind the rest, and only the last of it holds them up.
 package journal
 
 import (
@@ -97,6 +101,8 @@ import (
 	"io/fs"
 	"sync"
 	"time"
+
+	"github.com/mendfs/mendfs/recovery/failpoint"
 )
 
 const (
@@ -105,6 +111,7 @@ const (
 	flushDelay   = time.Second // how long a record that nobody waits for may stay unsynced
 	retryDelay   = time.Second // between two attempts to get a fresh file
 	skippedIDs   = 1 << 20     // more intents than a torn tail can hold
+	seqGap       = 1 << 32     // more records than are appended while the journal is compacted
 	idsPerRecord = 1 << 16     // in the close records of a fresh file
 )
 
@@ -114,19 +121,23 @@ type Journal struct {
 	path string
 
 	// mu guards what is below. Whoever appends, syncs or compacts holds it;
-	// during an fdatasync it is released, with syncing set.
+	// during an fdatasync it is released, with syncing set, and while
+	// Checkpoint compacts, with compacting set.
 	mu      sync.Mutex
-	cond    *sync.Cond // of mu: syncing became false, synced or broken changed
+	cond    *sync.Cond // of mu: syncing or compacting became false, synced or broken changed
 	tail    int64      // where the next record goes
 	size    int64      // of the file, preallocated space included
 	seq     uint64     // of the last record
 	synced  uint64     // records up to here are durable
 	syncing bool
-	sealed  bool        // the last record is a seal
-	broken  error       // why the file can't be appended to before it was rewritten
-	retry   time.Time   // no rewriting of a broken journal before
-	over    error       // why nothing can be appended any more: ErrClosed, ErrReadOnly
-	flusher *time.Timer // nil, or what will sync within flushDelay; Shutdown stops it
+	// compacting: a fresh file is being written without the lock. Whoever needs
+	// the file for himself waits (settle).
+	compacting bool
+	sealed     bool        // the last record is a seal
+	broken     error       // why the file can't be appended to before it was rewritten
+	retry      time.Time   // no rewriting of a broken journal before
+	over       error       // why nothing can be appended any more: ErrClosed, ErrReadOnly
+	flusher    *time.Timer // nil, or what will sync within flushDelay; Shutdown stops it
 
 	// checkpoint lets one Checkpoint run at a time, so that closed changes
 	// otherwise only at its end. Before mu in order.
@@ -140,6 +151,8 @@ type Journal struct {
 	state *state
 
 	compactAt int64 // garbage that makes a compaction worthwhile
+
+	at failpoint.Points
 }
 
 // Open opens the journal at path for the filesystem of the given name
@@ -251,6 +264,7 @@ func (j *Journal) Shutdown() error {
 	if errors.Is(j.over, ErrClosed) {
 		return nil
 	}
+	j.settle()
 	var err error
 	if j.over == nil {
 		err = j.seal()

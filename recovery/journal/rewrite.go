@@ -1,17 +1,16 @@
 package journal
 
 import (
-	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
+
+	"github.com/mendfs/mendfs/recovery/failpoint"
 )
 
 // Checkpoint makes all closes durable, compacts the journal if that is worth
 // its while, and returns the ids of closed intents that it has not returned
 // before: the ledger may forget them. An id may come again after a restart.
+// The other calls go on while it compacts.
 func (j *Journal) Checkpoint() ([]uint64, error) {
 	j.checkpoint.Lock()
 	defer j.checkpoint.Unlock()
@@ -25,7 +24,7 @@ func (j *Journal) Checkpoint() ([]uint64, error) {
 		return nil, err
 	}
 	if g := j.garbage(); g > j.compactAt && g > j.tail/2 {
-		if err := j.rewrite(); err != nil {
+		if err := j.compact(); err != nil {
 			return nil, fmt.Errorf("journal %s: compacting: %w", j.path, err)
 		}
 	}
@@ -41,16 +40,75 @@ func (j *Journal) Checkpoint() ([]uint64, error) {
 // may have taken its name.
 func (j *Journal) rewrite() error {
 	j.settle()
-	w, err := j.fresh()
+	w, err := j.fresh(j.seq + 1)
 	if err != nil {
 		return fmt.Errorf("writing a fresh file: %w", diskError(err))
 	}
+	return j.replace(w, w.copy(j.live()))
+}
+
+// compact is rewrite for a journal that is in order. It gives up the lock while
+// it copies what is live, and then what was appended meanwhile, so that all
+// that waits is for the last of that.
+func (j *Journal) compact() error {
+	j.settle()
+	live, at := j.live(), j.tail
+	w, err := j.fresh(j.seq + seqGap)
+	if err != nil {
+		return fmt.Errorf("writing a fresh file: %w", diskError(err))
+	}
+	j.compacting = true
+	j.mu.Unlock()
+	err = w.copy(live)
+	for range 8 { // against those who append faster than this copies
+		j.mu.Lock()
+		end := j.tail
+		j.mu.Unlock()
+		if err != nil || end-at < chunk {
+			break
+		}
+		at, err = end, w.follow(at, end)
+	}
+	if err == nil {
+		err = w.file.Datasync() // while nobody waits for it
+	}
+	j.mu.Lock()
+	for j.syncing {
+		j.cond.Wait()
+	}
+	j.compacting = false
+	j.cond.Broadcast()
+	switch {
+	case err != nil:
+	case j.over != nil:
+		err = j.over
+	case j.broken != nil: // memory may be ahead of the file
+		err = j.broken
+	case j.sealed && at < j.tail:
+		err = ErrClosed
+	default:
+		err = w.follow(at, j.tail)
+	}
+	return j.replace(w, err)
+}
+
+// replace makes the fresh file the journal, unless there was an error with it.
+func (j *Journal) replace(w *freshFile, err error) error {
+	if err == nil {
+		err = w.finish(j.state.next)
+	}
+	if err != nil {
+		err = errors.Join(err, w.file.Close(), j.disk.Remove(j.path+".new"))
+		return fmt.Errorf("writing a fresh file: %w", diskError(err))
+	}
+	j.at.Hit(failpoint.JournalFresh)
 	if err := j.disk.Rename(j.path+".new", j.path); err != nil {
 		_ = w.file.Close() // nothing in it is needed
 		err = fmt.Errorf("renaming the fresh file: %w", diskError(err))
 		j.fail(err)
 		return err
 	}
+	j.at.Hit(failpoint.JournalReplaced)
 	j.index.Lock()
 	defer j.index.Unlock()
 	if j.file != nil {
@@ -61,112 +119,4 @@ func (j *Journal) rewrite() error {
 	j.sealed, j.broken = false, nil
 	j.cond.Broadcast()
 	return nil
-}
-
-// freshFile is a journal in the making.
-type freshFile struct {
-	file  file
-	head  header // head.born: the last record so far
-	state *state
-	buf   []byte // not yet written; it ends at tail
-	tail  int64
-	size  int64
-}
-
-// fresh makes a durable file of what is live, under another name.
-func (j *Journal) fresh() (w *freshFile, err error) {
-	path := j.path + ".new"
-	f, err := j.disk.Create(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close(), j.disk.Remove(path))
-		}
-	}()
-	w = &freshFile{file: f, head: j.head, state: newState(), tail: headerSize}
-	w.head.first, w.head.born, w.head.next = j.seq+1, j.seq, j.state.next
-	w.state.next = j.state.next
-	// At once, so that a full disk is met before anything was written.
-	w.size = blocks(headerSize + j.state.live + j.closedSize() + frameSize) // and a seal
-	if err := f.Allocate(0, w.size); err != nil {
-		return nil, err
-	}
-	if err := j.copyLive(w); err != nil {
-		return nil, err
-	}
-	if err := w.flush(); err != nil {
-		return nil, err
-	}
-	if _, err := f.WriteAt(w.head.encode(), 0); err != nil {
-		return nil, err
-	}
-	return w, f.Datasync()
-}
-
-// copyLive adds to w the records that a scan must find.
-func (j *Journal) copyLive(w *freshFile) error {
-	for _, id := range slices.Sorted(maps.Keys(j.state.open)) {
-		in := j.state.open[id].Intent
-		if err := w.add(in.record(recIntent)); err != nil {
-			return err
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(j.state.kept)) {
-		in := j.state.kept[id].Intent
-		if err := w.add(in.record(recKeep)); err != nil {
-			return err
-		}
-	}
-	for _, at := range j.state.places() {
-		r, err := readRecord(j.file, j.path, j.head.id, at.off, int64(at.size))
-		if err != nil {
-			return err
-		}
-		if err := w.add(r); err != nil {
-			return err
-		}
-	}
-	for ids := range slices.Chunk(j.state.closed, idsPerRecord) {
-		if err := w.add(closeRecord(ids)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// closedSize is what the closes that are copied take at most.
-func (j *Journal) closedSize() int64 {
-	n := int64(len(j.state.closed))
-	return n*binary.MaxVarintLen64 + (n/idsPerRecord+1)*(frameSize+alignment)
-}
-
-// places are those of all images, as they follow each other in the file.
-func (s *state) places() []place {
-	var all []place
-	for _, p := range s.files {
-		all = slices.AppendSeq(all, maps.Values(p.at))
-	}
-	slices.SortFunc(all, func(a, b place) int { return cmp.Compare(a.off, b.off) })
-	return all
-}
-
-func (w *freshFile) add(r record) error {
-	w.buf = appendRecord(w.buf, w.head.id, r, w.head.born+1, w.head.first-1)
-	if err := w.state.apply(r, w.tail); err != nil {
-		return err
-	}
-	w.tail += r.framed()
-	w.head.born++
-	if len(w.buf) < chunk {
-		return nil
-	}
-	return w.flush()
-}
-
-func (w *freshFile) flush() error {
-	_, err := w.file.WriteAt(w.buf, w.tail-int64(len(w.buf)))
-	w.buf = w.buf[:0]
-	return err
 }

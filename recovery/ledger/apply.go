@@ -1,8 +1,6 @@
 package ledger
 
 import (
-	"github.com/tidwall/btree"
-
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
@@ -15,8 +13,8 @@ type file struct {
 	live   int // number of live rows, also before they are loaded
 	past   int // number of rows in the history
 	loaded bool
-	rows   btree.Map[int64, row] // offset → live row; disjoint
-	dirty  map[int64]struct{}    // offsets whose row, or its absence, is not on disk
+	rows   rowMap             // live rows; disjoint
+	dirty  map[int64]struct{} // offsets whose row, or its absence, is in no batch yet
 }
 
 // row is a live row without what its file and its offset say.
@@ -52,7 +50,8 @@ func (w row) same(o row) bool {
 
 // apply changes memory; all files are loaded and nothing can fail. l.mu is held.
 func (l *Ledger) apply(c Change) {
-	now := l.now().UnixNano()
+	l.newest = max(l.newest, l.now().UnixNano()) // a clock that is set back does not turn the order round
+	now := l.newest
 	start := len(l.history)
 	for _, x := range c.Lost {
 		if !x.Range.Empty() {
@@ -82,7 +81,7 @@ func (l *Ledger) lose(f *file, x Loss, now int64) {
 		}
 		cut := s.Intersect(x.Range)
 		w := l.carve(f, s, cut)
-		w.what, w.changed = what, now
+		w.what, w.changed = what, max(w.changed, now)
 		l.put(f, cut, w)
 	}
 	l.put(f, ranges.Between(pos, x.Range.End()), row{first: now, changed: now, what: what})
@@ -99,7 +98,7 @@ func (l *Ledger) move(f *file, m Move, now int64, start int) {
 		w := l.carve(f, s, cut)
 		what := *w.what
 		what.state = m.To
-		w.what, w.changed = l.kind(what), now
+		w.what, w.changed = l.kind(what), max(w.changed, now)
 		if m.To.Live() {
 			l.put(f, cut, w)
 		} else {
@@ -114,11 +113,11 @@ func (l *Ledger) put(f *file, r ranges.Range, w row) {
 	if r.Empty() {
 		return
 	}
-	if left, ok := f.before(r.Off); ok && left.End() == r.Off && left.same(w) {
+	if left, ok := f.rows.before(r.Off); ok && left.End() == r.Off && left.same(w) {
 		l.drop(f, left.Off)
 		r, w.id = ranges.Between(left.Off, r.End()), left.id
 	}
-	if right, ok := f.rows.Get(r.End()); ok && right.same(w) {
+	if right, ok := f.rows.get(r.End()); ok && right.same(w) {
 		l.drop(f, r.End())
 		r.Len += right.length
 	}
@@ -163,14 +162,14 @@ func (l *Ledger) remember(f *file, s span, start int) {
 func (l *Ledger) set(f *file, r ranges.Range, w row) {
 	w = l.named(w)
 	w.length = r.Len
-	f.rows.Set(r.Off, w)
+	f.rows.set(r.Off, w)
 	f.live++
 	l.live.Add(1)
 	l.touchRow(f, r.Off)
 }
 
 func (l *Ledger) drop(f *file, off int64) {
-	f.rows.Delete(off)
+	f.rows.delete(off)
 	f.live--
 	l.live.Add(-1)
 	l.touchRow(f, off)
@@ -249,25 +248,16 @@ func (f *file) overlapping(r ranges.Range) []span {
 	if r.Empty() {
 		return out
 	}
-	if s, ok := f.before(r.Off); ok && s.End() > r.Off {
+	if s, ok := f.rows.before(r.Off); ok && s.End() > r.Off {
 		out = append(out, s)
 	}
-	f.rows.Ascend(r.Off, func(off int64, w row) bool {
-		if off < r.End() {
-			out = append(out, spanOf(off, w))
+	for off, w := range f.rows.from(r.Off) {
+		if off >= r.End() {
+			break
 		}
-		return off < r.End()
-	})
+		out = append(out, spanOf(off, w))
+	}
 	return out
-}
-
-// before is the last row that begins before off.
-func (f *file) before(off int64) (s span, ok bool) {
-	f.rows.Descend(off-1, func(at int64, w row) bool {
-		s, ok = spanOf(at, w), true
-		return false
-	})
-	return s, ok
 }
 
 func spanOf(off int64, w row) span {

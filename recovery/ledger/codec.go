@@ -29,6 +29,20 @@ func checksum(key, value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, table), table, value)
 }
 
+// hash is what a record adds to the sum over all records of its kind. A sum tells
+// records that are right by themselves but of another time, as in a page that
+// the disk failed to write. It is FNV-1a: a CRC would not do, since those of two
+// records that changed alike cancel out.
+func hash(key, value []byte) uint64 {
+	h := uint64(14695981039346656037)
+	for _, part := range [][]byte{key, value} {
+		for _, b := range part {
+			h = (h ^ uint64(b)) * 1099511628211
+		}
+	}
+	return h
+}
+
 // fields is a value of the store being read. After the first thing that is not
 // as it should be, err is set and everything else reads as zero.
 type fields struct {
@@ -117,6 +131,37 @@ func historyKey(file string, off int64, id uint64) []byte {
 }
 
 func intentKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
+
+// fileRecord is what the store has of a file besides its rows.
+type fileRecord struct {
+	id               fileid.ID
+	path             string
+	live, past       int
+	liveSum, pastSum uint64 // of the file's rows and its history
+}
+
+func (r fileRecord) encode(key []byte) []byte {
+	var out record
+	out.id(r.id)
+	out.string(r.path)
+	out.uint(uint64(r.live))
+	out.uint(uint64(r.past))
+	out.uint(r.liveSum)
+	out.uint(r.pastSum)
+	return out.seal(key)
+}
+
+func decodeFile(version uint64, key, value []byte) (fileRecord, error) {
+	f := unseal(key, value)
+	r := fileRecord{id: f.id(), path: f.string(), live: int(f.uint()), past: int(f.uint())}
+	if version >= 2 {
+		r.liveSum, r.pastSum = f.uint(), f.uint()
+	}
+	if r.id.Key() != string(key) {
+		f.fail(errors.New("key and file differ"))
+	}
+	return r, f.end()
+}
 
 func encodeRow(key []byte, w row) []byte {
 	r := make(record, 0, 64)

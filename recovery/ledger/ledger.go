@@ -21,37 +21,46 @@
 //
 // A Change is applied to memory at once, and every query sees it. Record
 // leaves the writing to the flusher, which wakes within a second; Commit
-// waits for the disk. Either way there is one transaction at a time, it takes
-// everything that waits, and concurrent Commits share one. A crash at any
-// instant leaves the store as it was after some transaction. If the disk
+// waits for the disk. Either way there is one transaction at a time, of some
+// thousand rows in a storm, and concurrent Commits share one; no Change is
+// torn. A crash at any instant leaves the store as it was after some
+// transaction. Where loss comes faster than the disk takes it, Record waits
+// for the disk, for up to a second. If the disk is slower than that, or
 // refuses, rows wait in memory and are tried again; see ErrFull.
 //
 // Only files that were asked for are held in memory: about 100 bytes a range,
 // 300 bytes a file. A live file's rows are read once, at its first use.
 //
 // A damaged store is refused, with the way out. Open walks all its pages; each
-// record has a checksum, and the numbers of files, rows and closed intents are
-// kept, so that none is missed. One thing can't be told from a crash: bbolt
-// has two meta pages, and where the newer is damaged the transaction before
-// it is the last.
+// record has a checksum, and the numbers of files, rows and closed intents, and
+// sums over them, are kept, so that none is missed and none is of another time,
+// as where the disk failed to write a page. The rows of a file are checked when
+// they are read. One thing can't be told from a crash: bbolt has two meta
+// pages, and where the newer is damaged, or the file as a whole is an old one,
+// the transaction before it, or that of then, is the last.
 //
-// # Store, schema version 1
+// # Store, schema version 2
 //
 // One bbolt file. All numbers in keys are 8 bytes, big-endian; KEY is
 // fileid.ID.Key; "+" joins. Values, but for the version, end in the CRC-32C of
 // key and value, 4 bytes, big-endian; before it stand unsigned varints (u),
-// signed zigzag varints (i) and strings (s: u length, bytes).
+// signed zigzag varints (i) and strings (s: u length, bytes). A sum is that of the
+// FNV-1a hashes, 64 bits, of key and whole value of each record.
 //
-//	meta     "version"                 8 bytes, big-endian: 1
+//	meta     "version"                 8 bytes, big-endian: 2
 //	         "store"                   s filesystem, i root inode, i root btime, s root handle
-//	         "counts"                  u next row id, u number of files, u number of closed intents
-//	files    KEY                       i inode, i btime, s handle, s path when last seen, u live rows, u rows of history
+//	         "counts"                  u next row id, u number of files, u number of closed intents,
+//	                                   u sum of files and closed, u bbolt's number of the transaction
+//	files    KEY                       i inode, i btime, s handle, s path when last seen, u live rows, u rows of history,
+//	                                   u sum of its live rows, u sum of its history
 //	rows     KEY + 0x00 + offset       live rows, value as below
 //	history  KEY + 0x00 + offset + id  overwritten and healed rows, value as below
 //	closed   intent                    empty: closed, and not yet forgotten by the journal
 //
 //	row value: u id, u length, u state ('l', 'r', 'o', 'h'), s cause, s source,
 //	           u granularity, i first, i changed (ns since 1970)
+//
+// Version 1 had neither sums nor the transaction. It is read, and made version 2 by Open.
 package ledger
 
 import (
@@ -61,6 +70,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
@@ -95,6 +105,8 @@ type Change struct {
 
 // Ledger is an open store. All methods may be called concurrently.
 type Ledger struct {
+	Points failpoint.Points // for tests; nothing in a product
+
 	store    *store
 	readOnly bool
 	now      func() time.Time // replaced by tests, before first use
@@ -109,11 +121,15 @@ type Ledger struct {
 	closed    map[uint64]struct{} // intents closed and not forgotten
 	dirty     map[*file]struct{}
 	dirtyRows int // offsets in the dirty sets of all files
-	flying    int // rows in the transaction under way
 	history   []past
 	closing   []uint64
 	forgotten []uint64
-	health    error // what the last transaction said
+	sealed    []batch // oldest first; what is above but for history is in none of them
+	inSealed  batchSize
+	writing   time.Time     // when the transaction under way began; zero: there is none
+	turn      chan struct{} // closed when a transaction has ended
+	health    error         // what the last transaction said
+	newest    int64         // the latest time that was given to a row, ns since 1970
 	shut      bool
 	applied   uint64 // number of the newest change
 
@@ -147,6 +163,10 @@ func Open(path, fs string, root fileid.ID) (*Ledger, error) {
 			"it was made for filesystem %s, %v, and this is filesystem %s, %v",
 			l.store.identity.fs, l.store.identity.root, fs, root)}
 	}
+	if err := l.store.upgrade(); err != nil {
+		_ = l.store.close() // the first error is the one to tell
+		return nil, err
+	}
 	go l.flusher() // until Close
 	return l, nil
 }
@@ -171,6 +191,7 @@ func open(path string, readOnly bool) (*Ledger, error) {
 		kinds:    map[kind]*kind{},
 		closed:   map[uint64]struct{}{},
 		dirty:    map[*file]struct{}{},
+		turn:     make(chan struct{}),
 		wake:     make(chan struct{}, 1),
 		hurry:    make(chan struct{}, 1),
 		stop:     make(chan struct{}),
@@ -223,19 +244,9 @@ func (l *Ledger) change(c Change) (number uint64, err error) {
 	}
 	l.apply(c)
 	l.applied++
+	l.sealIfFull()
 	l.poke()
 	return l.applied, nil
-}
-
-// makeRoom makes a caller wait for a disk that is slow. One that refuses is
-// not asked again here: change says ErrFull.
-func (l *Ledger) makeRoom() {
-	l.mu.RLock()
-	slow := l.waiting() >= l.limit && l.health == nil
-	l.mu.RUnlock()
-	if slow {
-		_ = l.Flush() // its error is in health, where change looks
-	}
 }
 
 // Forget drops intents from the list of closed ones, once the journal itself

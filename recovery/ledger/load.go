@@ -13,38 +13,45 @@ import (
 // readIndex reads which files there are and which intents are closed.
 func (l *Ledger) readIndex() error {
 	return l.store.view(func(tx *bbolt.Tx) error {
-		c, err := getCounts(tx)
+		c, err := l.store.counts(tx)
 		if err != nil {
-			return l.store.damaged(fmt.Errorf("the record of its counts: %w", err))
+			return err
 		}
 		l.nextID = c.nextID
-		if err := tx.Bucket(bucketFiles()).ForEach(l.readFile); err != nil {
-			return err
+		sum := uint64(0)
+		for _, part := range []struct {
+			bucket []byte
+			read   func(key, value []byte) error
+		}{{bucketFiles(), l.readFile}, {bucketClosed(), l.readClosed}} {
+			err := tx.Bucket(part.bucket).ForEach(func(key, value []byte) error {
+				sum += hash(key, value)
+				return part.read(key, value)
+			})
+			if err != nil {
+				return err
+			}
 		}
-		if uint64(len(l.files)) != c.files {
+		switch {
+		case uint64(len(l.files)) != c.files:
 			return l.store.damaged(fmt.Errorf("it has %d files where %d should be", len(l.files), c.files))
-		}
-		if err := tx.Bucket(bucketClosed()).ForEach(l.readClosed); err != nil {
-			return err
-		}
-		if uint64(len(l.closed)) != c.closed {
+		case uint64(len(l.closed)) != c.closed:
 			return l.store.damaged(fmt.Errorf("it has %d closed intents where %d should be", len(l.closed), c.closed))
+		case l.store.version >= 2 && sum != c.sum:
+			return l.store.damaged(errors.New("records of files or intents are of another time than the rest"))
+		case l.store.version >= 2 && c.tx != uint64(tx.ID()):
+			return l.store.damaged(fmt.Errorf("its records are of transaction %d where %d was the last", c.tx, tx.ID()))
 		}
 		return nil
 	})
 }
 
 func (l *Ledger) readFile(key, value []byte) error {
-	f := unseal(key, value)
-	id, path, live, past := f.id(), f.string(), f.uint(), f.uint()
-	if id.Key() != string(key) {
-		f.fail(errors.New("key and file differ"))
-	}
-	if err := f.end(); err != nil {
+	r, err := decodeFile(l.store.version, key, value)
+	if err != nil {
 		return l.store.damaged(fmt.Errorf("the record of file %q: %w", key, err))
 	}
-	l.files[string(key)] = &file{id: id, key: string(key), path: path, live: int(live), past: int(past)}
-	l.live.Add(int64(live))
+	l.files[string(key)] = &file{id: r.id, key: string(key), path: r.path, live: r.live, past: r.past}
+	l.live.Add(int64(r.live))
 	return nil
 }
 
@@ -82,10 +89,10 @@ func (l *Ledger) load(f *file) error {
 	}
 	err := l.readRows(f, func(off int64, w row, k kind) {
 		w.what = l.kind(k)
-		f.rows.Load(off, w)
+		f.rows.set(off, w)
 	})
 	if err != nil {
-		f.rows.Clear()
+		f.rows = rowMap{}
 		return err
 	}
 	f.loaded = true
@@ -95,50 +102,78 @@ func (l *Ledger) load(f *file) error {
 // readRows reads the live rows of f from disk, in order, and checks them.
 func (l *Ledger) readRows(f *file, do func(off int64, w row, k kind)) error {
 	return l.store.view(func(tx *bbolt.Tx) error {
-		n, end := 0, int64(0)
-		prefix := rowPrefix(f.key)
-		err := under(tx.Bucket(bucketRows()), prefix, func(key, value []byte) error {
-			off, w, k, err := decodeRow(key, len(prefix), value)
+		r, err := l.store.recordOf(tx, f.key)
+		if err != nil {
+			return err
+		}
+		end := int64(0)
+		return l.store.rows(tx, bucketRows(), f.key, r.live, r.liveSum, func(key []byte, off int64, w row, k kind) error {
 			switch {
-			case err != nil:
-			case len(key) != len(prefix)+8:
-				err = errors.New("the key is too long")
+			case len(key) != len(rowKey(f.key, 0)):
+				return errors.New("the key is too long")
 			case !k.state.Live():
-				err = fmt.Errorf("%q is no live state", k.state)
+				return fmt.Errorf("%q is no live state", k.state)
 			case off < end:
-				err = fmt.Errorf("%v overlaps the row before", ranges.Range{Off: off, Len: w.length})
+				return fmt.Errorf("%v overlaps the row before", ranges.Range{Off: off, Len: w.length})
 			}
-			if err != nil {
-				return l.store.damaged(fmt.Errorf("a row of %v, %q: %w", f.id, f.path, err))
-			}
+			end = off + w.length
 			do(off, w, k)
-			n, end = n+1, off+w.length
 			return nil
 		})
-		if err == nil && n != f.live {
-			err = l.store.damaged(fmt.Errorf("%v, %q, has %d rows where %d should be", f.id, f.path, n, f.live))
-		}
-		return err
 	})
 }
 
-// readHistory reads the history of f from disk, in order. Of the rows that it
-// has, as many as wait may be missing.
-func (l *Ledger) readHistory(f *file, waiting int, do func(off int64, w row, k kind)) error {
+// readHistory reads the history of f from disk, in order. What waits is not in it.
+func (l *Ledger) readHistory(f *file, do func(off int64, w row, k kind)) error {
 	return l.store.view(func(tx *bbolt.Tx) error {
-		n, prefix := 0, rowPrefix(f.key)
-		err := under(tx.Bucket(bucketHistory()), prefix, func(key, value []byte) error {
-			off, w, k, err := decodeRow(key, len(prefix), value)
-			if err != nil {
-				return l.store.damaged(fmt.Errorf("a history row of %v, %q: %w", f.id, f.path, err))
-			}
+		r, err := l.store.recordOf(tx, f.key)
+		if err != nil {
+			return err
+		}
+		return l.store.rows(tx, bucketHistory(), f.key, r.past, r.pastSum, func(_ []byte, off int64, w row, k kind) error {
 			do(off, w, k)
-			n++
 			return nil
 		})
-		if err == nil && (n > f.past || n < f.past-waiting) {
-			err = l.store.damaged(fmt.Errorf("%v, %q, has %d rows of history where %d should be", f.id, f.path, n, f.past))
-		}
-		return err
 	})
+}
+
+// recordOf is the record of a file; of one that is not on disk yet, empty.
+func (s *store) recordOf(tx *bbolt.Tx, file string) (fileRecord, error) {
+	key := []byte(file)
+	value := tx.Bucket(bucketFiles()).Get(key)
+	if value == nil {
+		return fileRecord{}, nil
+	}
+	r, err := decodeFile(s.version, key, value)
+	if err != nil {
+		return r, s.damaged(fmt.Errorf("the record of file %q: %w", key, err))
+	}
+	return r, nil
+}
+
+// rows walks the rows of a file in a bucket and checks that they are as many as
+// there should be, and those.
+func (s *store) rows(tx *bbolt.Tx, bucket []byte, file string, n int, sum uint64, do func(key []byte, off int64, w row, k kind) error) error {
+	prefix := rowPrefix(file)
+	seen, seenSum := 0, uint64(0)
+	err := under(tx.Bucket(bucket), prefix, func(key, value []byte) error {
+		off, w, k, err := decodeRow(key, len(prefix), value)
+		if err == nil {
+			err = do(key, off, w, k)
+		}
+		if err != nil {
+			return s.damaged(fmt.Errorf("a row of file %q in %s: %w", file, bucket, err))
+		}
+		seen, seenSum = seen+1, seenSum+hash(key, value)
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case seen != n:
+		return s.damaged(fmt.Errorf("file %q has %d %s where %d should be", file, seen, bucket, n))
+	case s.version >= 2 && seenSum != sum:
+		return s.damaged(fmt.Errorf("%s of file %q are of another time than the rest", bucket, file))
+	}
+	return nil
 }

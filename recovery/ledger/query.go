@@ -35,15 +35,14 @@ func (l *Ledger) Live(key string) (lost, reinit *ranges.Set, err error) {
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	l.files[key].rows.Scan(func(off int64, w row) bool {
+	for off, w := range l.files[key].rows.from(0) {
 		r := ranges.Range{Off: off, Len: w.length}
 		if w.what.state == Lost {
 			lost.Add(r)
 		} else {
 			reinit.Add(r)
 		}
-		return true
-	})
+	}
 	return lost, reinit, nil
 }
 
@@ -123,24 +122,21 @@ func (l *Ledger) rowsOf(key string, history bool) ([]Row, error) {
 	var out []Row
 	add := func(off int64, w row, k kind) { out = append(out, f.export(off, w, k)) }
 	if f.loaded {
-		f.rows.Scan(func(off int64, w row) bool {
+		for off, w := range f.rows.from(0) {
 			add(off, w, *w.what)
-			return true
-		})
+		}
 	} else if err := l.readRows(f, add); err != nil {
 		return nil, err
 	}
 	if !history {
 		return out, nil
 	}
-	waiting := 0
 	for _, p := range l.history {
 		if p.file == f {
 			add(p.Off, p.row, *p.what)
-			waiting++
 		}
 	}
-	if err := l.readHistory(f, waiting, add); err != nil {
+	if err := l.readHistory(f, add); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(out, func(x, y Row) int {

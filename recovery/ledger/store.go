@@ -19,7 +19,7 @@ import (
 )
 
 // schema is the version that this code writes, and the newest that it reads.
-const schema = 1
+const schema = 2
 
 // lockPatience is how long a second opener waits for the first to go away.
 const lockPatience = time.Second
@@ -30,7 +30,7 @@ type identity struct {
 	root fileid.ID
 }
 
-// bucket and key names of schema 1.
+// bucket and key names of all schemas.
 func bucketMeta() []byte    { return []byte("meta") }
 func bucketFiles() []byte   { return []byte("files") }
 func bucketRows() []byte    { return []byte("rows") }
@@ -48,6 +48,7 @@ type store struct {
 	db       *bbolt.DB
 	file     *os.File // bbolt's own
 	identity identity
+	version  uint64 // of the schema
 
 	mu     sync.Mutex // guards broken
 	broken error
@@ -98,7 +99,7 @@ func fill(path string, id identity) error {
 		return errors.Join(
 			meta.Put(keyVersion(), binary.BigEndian.AppendUint64(nil, schema)),
 			meta.Put(keyStore(), r.seal(keyStore())),
-			putCounts(meta, counts{nextID: 1}))
+			putCounts(tx, counts{nextID: 1}))
 	})
 	return errors.Join(err, db.Close())
 }
@@ -119,8 +120,8 @@ func openStore(path string, readOnly bool) (*store, error) {
 	s := &store{path: path}
 	if st, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("opening ledger: %w", err)
-	} else if st.Size() == 0 {
-		return nil, s.damaged(errors.New("it is empty")) // bbolt would start it anew
+	} else if st.Size() < 2*int64(os.Getpagesize()) { // bbolt would start an empty one anew
+		return nil, s.damaged(fmt.Errorf("it has %d bytes, less than any", st.Size()))
 	}
 	err := s.guard(func() (err error) {
 		s.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
@@ -181,8 +182,11 @@ func (s *store) readHeader(tx *bbolt.Tx) error {
 	if len(version) != 8 {
 		return s.damaged(errors.New("it has no schema version"))
 	}
-	if v := binary.BigEndian.Uint64(version); v > schema {
-		return &StoreError{Path: s.path, Kind: ErrVersion, Err: fmt.Errorf("it has schema version %d, and this mendfs knows %d", v, schema)}
+	switch s.version = binary.BigEndian.Uint64(version); {
+	case s.version > schema:
+		return &StoreError{Path: s.path, Kind: ErrVersion, Err: fmt.Errorf("it has schema version %d, and this mendfs knows %d", s.version, schema)}
+	case s.version == 0:
+		return s.damaged(errors.New("it has schema version 0"))
 	}
 	for _, name := range [][]byte{bucketFiles(), bucketRows(), bucketHistory(), bucketClosed()} {
 		if tx.Bucket(name) == nil {
@@ -253,20 +257,32 @@ func (s *store) close() error {
 }
 
 // counts is what makes missing records noticeable and row ids unique.
-type counts struct{ nextID, files, closed uint64 }
+type counts struct {
+	nextID, files, closed uint64
+	sum                   uint64 // of the records of files and closed intents
+	tx                    uint64 // that wrote this: the newest one
+}
 
-func putCounts(meta *bbolt.Bucket, c counts) error {
+func putCounts(tx *bbolt.Tx, c counts) error {
 	var r record
 	r.uint(c.nextID)
 	r.uint(c.files)
 	r.uint(c.closed)
-	return meta.Put(keyCounts(), r.seal(keyCounts()))
+	r.uint(c.sum)
+	r.uint(uint64(tx.ID()))
+	return tx.Bucket(bucketMeta()).Put(keyCounts(), r.seal(keyCounts()))
 }
 
-func getCounts(tx *bbolt.Tx) (counts, error) {
+func (s *store) counts(tx *bbolt.Tx) (counts, error) {
 	f := unseal(keyCounts(), tx.Bucket(bucketMeta()).Get(keyCounts()))
 	c := counts{nextID: f.uint(), files: f.uint(), closed: f.uint()}
-	return c, f.end()
+	if s.version >= 2 {
+		c.sum, c.tx = f.uint(), f.uint()
+	}
+	if err := f.end(); err != nil {
+		return c, s.damaged(fmt.Errorf("the record of its counts: %w", err))
+	}
+	return c, nil
 }
 
 // under walks the records whose keys start with prefix.

@@ -443,16 +443,51 @@ func TestPageInCircle(t *testing.T) {
 	}
 }
 
-var newFixture = flag.Bool("new-fixture", false, "make testdata/v1.db.gz, if there is none")
+var newFixture = flag.Bool("new-fixture", false, "make the fixture of this schema, if there is none")
 
-// A store made by the first version of schema 1 opens, for ever, and is
-// written on. The fixture is never made anew.
-func TestStoreOfVersion1(t *testing.T) {
-	const fixture = "testdata/v1.db.gz"
+// Stores made by the first program of each schema open, for ever, and are written
+// on. Fixtures are never made anew.
+func TestStoresOfAllVersions(t *testing.T) {
 	if *newFixture {
-		makeFixture(t, fixture)
+		makeFixture(t, fixture(schema))
 	}
-	f, err := os.Open(fixture)
+	for version := uint64(1); version <= schema; version++ {
+		t.Run(fmt.Sprint("version ", version), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "ledger.db")
+			data := unzip(t, fixture(version))
+			writeAll(t, path, data)
+			v, err := View(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v.store.version != version {
+				t.Errorf("it is of version %d", v.store.version)
+			}
+			checkFixture(t, v)
+			if err := v.Close(); err != nil {
+				t.Error(err)
+			}
+			if !bytes.Equal(readAll(t, path), data) {
+				t.Error("View has changed it")
+			}
+			l := mustOpen(t, path)
+			checkFixture(t, l)
+			if err := errors.Join(l.Commit(lose(1<<20, 64)), l.Close()); err != nil {
+				t.Fatal(err)
+			}
+			l = mustOpen(t, path)
+			if got := show(t, l); l.store.version != schema || !strings.HasPrefix(got, fixtureRows+", 5:lost[1048576 +64)") {
+				t.Errorf("after writing, of version %d: %s", l.store.version, got)
+			}
+		})
+	}
+}
+
+func fixture(version uint64) string { return fmt.Sprintf("testdata/v%d.db.gz", version) }
+
+func unzip(t *testing.T, name string) []byte {
+	t.Helper()
+	f, err := os.Open(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,12 +500,15 @@ func TestStoreOfVersion1(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "ledger.db")
-	writeAll(t, path, data)
-	l := mustOpen(t, path)
-	const want = "1:lost[0 +100) 1-1, 3:overwritten[100 +50) 1-2, 2:lost[150 +3946) 1-1, 4:reinitialized[8192 +64) 3-4"
-	if got := show(t, l); got != want {
-		t.Errorf("rows\n got %s\nwant %s", got, want)
+	return data
+}
+
+const fixtureRows = "1:lost[0 +100) 1-1, 3:overwritten[100 +50) 1-2, 2:lost[150 +3946) 1-1, 4:reinitialized[8192 +64) 3-4"
+
+func checkFixture(t *testing.T, l *Ledger) {
+	t.Helper()
+	if got := show(t, l); got != fixtureRows {
+		t.Errorf("rows\n got %s\nwant %s", got, fixtureRows)
 	}
 	for r := range l.All(false) {
 		if r.Path != "a/b" || r.Cause != "eio" || r.Source != "kernel" || r.Granularity != 4096 || r.File != testFile {
@@ -479,12 +517,6 @@ func TestStoreOfVersion1(t *testing.T) {
 	}
 	if !l.Closed(77) || l.Closed(78) {
 		t.Error("the closed intents are not 77 alone")
-	}
-	if err := l.Commit(lose(1<<20, 64)); err != nil {
-		t.Error(err)
-	}
-	if got := show(t, l); !strings.HasPrefix(got, want+", 5:lost[1048576 +64)") {
-		t.Errorf("after writing: %s", got)
 	}
 }
 
