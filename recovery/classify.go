@@ -117,6 +117,7 @@ func (f *File) trouble(r ranges.Range, err error) error {
 // stat asks the filesystem afresh; that it can't answer is an outage.
 func (f *File) stat() (media.Stat, error) {
 	st, err := f.below.Stat()
+	st.Size = f.ino.Size(st.Size)
 	if err != nil {
 		return st, f.outage(ranges.Range{}, err)
 	}

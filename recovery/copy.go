@@ -27,16 +27,13 @@ func Copy(dst *File, dstOff int64, src *File, srcOff, n int64, who Caller) (int6
 	buf := make([]byte, min(n, copyChunk))
 	var done int64
 	for done < n {
-		got, err := src.Read(buf[:min(n-done, copyChunk)], srcOff+done, who)
+		got, zeros, err := src.readKnowing(buf[:min(n-done, copyChunk)], srcOff+done, who)
 		if err == nil && got == 0 {
 			break
 		}
 		var put int
 		if err == nil {
-			put, err = dst.Write(buf[:got], dstOff+done, false, who)
-		}
-		if err == nil {
-			err = recordCopied(dst, dstOff+done, src, ranges.Range{Off: srcOff + done, Len: int64(put)})
+			put, err = dst.writeCopied(buf[:got], dstOff+done, zeros, who)
 		}
 		if err == nil {
 			done += int64(put)
@@ -62,7 +59,7 @@ func copyInKernel(dst *File, dstOff int64, src *File, srcOff, n int64, who Calle
 	if dst.ino.damage.Load() != nil || src.ino.damage.Load() != nil {
 		return 0, errCopyHere
 	}
-	defer dst.ino.writes.Add(1) // before the lock is let go
+	defer dst.ino.changed(ranges.Range{Off: dstOff, Len: n})
 	err = media.As(who.claims(), func() error {
 		n, err := unix.CopyFileRange(src.below.Fd(), &srcOff, dst.below.Fd(), &dstOff, int(n), 0)
 		done = int64(max(n, 0))
@@ -92,31 +89,78 @@ func lockBoth(a, b *Inode) (unlock func()) {
 	}
 }
 
-// recordCopied records on dst, from off on, what was zero in r of src because
-// it was lost.
-func recordCopied(dst *File, off int64, src *File, r ranges.Range) error {
-	from := src.ino.damage.Load()
-	if from == nil || !src.engine.Semantics.Recover {
-		return nil
+// readKnowing is Read, and the bytes of p that are zero because they were lost,
+// as ranges of p. What is known can't change between the one and the other.
+func (f *File) readKnowing(p []byte, off int64, who Caller) (n int, zeros []ranges.Range, err error) {
+	want := ranges.Range{Off: off, Len: int64(len(p))}
+	if !f.hasZeros(want) {
+		writes := f.ino.writes.Load()
+		n, err = f.Read(p, off, who)
+		if err != nil || f.ino.damage.Load() == nil || f.ino.writes.Load() == writes && !f.hasZeros(want) {
+			return n, nil, err
+		}
 	}
-	zeros := append(from.lostWithin(r), from.reinitWithin(r)...)
+	f.tryFinishOpen()
+	f.ino.lock()
+	defer f.ino.unlock()
+	r, err := f.tryWithin(p, off, start{writes: f.ino.writes.Load()})
+	if r == nil {
+		return 0, nil, err
+	}
+	if _, err := r.settle(who); err != nil {
+		return 0, nil, err
+	}
+	for _, z := range append(r.damage.lostWithin(r.want), r.damage.reinitWithin(r.want)...) {
+		zeros = append(zeros, z.Shift(-off))
+	}
+	return len(r.buf), zeros, nil
+}
+
+// hasZeros reports whether bytes of r are known to be zero because they were lost.
+func (f *File) hasZeros(r ranges.Range) bool {
+	d := f.ino.damage.Load()
+	return d != nil && f.engine.Semantics.Recover && len(d.lostWithin(r))+len(d.reinitWithin(r)) > 0
+}
+
+// writeCopied is Write, and records the zeros, ranges of p, as copies of lost
+// bytes before anybody else can write there. Nobody could tell them from data
+// after a crash, so the record is durable before they are written; if they can't be,
+// a record too many is left.
+func (f *File) writeCopied(p []byte, off int64, zeros []ranges.Range, who Caller) (int, error) {
 	if len(zeros) == 0 {
-		return nil
+		return f.Write(p, off, false, who)
 	}
-	to, err := dst.know()
+	f.ino.lock()
+	defer f.ino.unlock()
+	at := ranges.Range{Off: off, Len: int64(len(p))}
+	d, err := f.know()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	var change ledger.Change
+	if err := f.engine.Ledger.Commit(f.copied(d, at, zeros)); err != nil {
+		return 0, &RepairError{Step: "ledger", Page: at, Err: err}
+	}
+	n, err := f.writeLocked(p, at, false, false, who)
+	if n == 0 {
+		return 0, err
+	}
+	at.Len = int64(n)
+	again := f.copied(d, at, zeros) // the write has ended the rows that were there before
+	if err := f.engine.Ledger.Record(again); err != nil {
+		return 0, &RepairError{Step: "ledger", Page: at, Err: err}
+	}
+	d.apply(again)
+	return n, nil
+}
+
+// copied is the record of zeros, ranges counted from the start of r, in r.
+func (f *File) copied(d *damage, r ranges.Range, zeros []ranges.Range) (c ledger.Change) {
+	path := f.path()
 	for _, z := range zeros {
-		at := z.Shift(off - r.Off)
-		change.Lost = append(change.Lost, ledger.Loss{File: to.id, Path: dst.path(), Range: at,
-			Cause: "copied", Source: dst.engine.Medium.Source(), Granularity: at.Len})
-		change.Moves = append(change.Moves, ledger.Move{File: to.id, Path: dst.path(), Range: at, To: ledger.Reinitialized})
+		at := z.Shift(r.Off).Intersect(r)
+		c.Lost = append(c.Lost, ledger.Loss{File: d.id, Path: path, Range: at,
+			Cause: "copied", Source: f.engine.Medium.Source(), Granularity: at.Len})
+		c.Moves = append(c.Moves, ledger.Move{File: d.id, Path: path, Range: at, To: ledger.Reinitialized})
 	}
-	if err := dst.engine.Ledger.Record(change); err != nil {
-		return &RepairError{Step: "ledger", Page: r, Err: err}
-	}
-	to.apply(change)
-	return nil
+	return c
 }

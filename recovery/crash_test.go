@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
@@ -31,13 +32,13 @@ func hurt(t *testing.T, profile string) (*rig, ranges.Range) {
 // P4: every salvageable byte is there afterwards, and the write is there whole
 // or not at all.
 func TestKillAtEachStep(t *testing.T) {
-	steps := map[step]string{intentDurable: "intent-durable", pageCleared: "page-cleared", pagesWritten: "pages-written",
-		pagesDurable: "pages-durable", intentClosed: "intent-closed", pagePunched: "page-punched"}
+	steps := []failpoint.Step{failpoint.IntentDurable, failpoint.PagePunching, failpoint.PagePunched, failpoint.PageCleared,
+		failpoint.PagesWritten, failpoint.PagesCutBack, failpoint.PagesDurable, failpoint.IntentClosed}
 	for _, profile := range []string{"dax", "dax-5.18", "line"} {
-		for s, name := range steps {
+		for _, s := range steps {
 			for _, tail := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s/%s/tail=%v", profile, name, tail), func(t *testing.T) {
-					if s == pagePunched && profile != "dax-5.18" {
+				t.Run(fmt.Sprintf("%s/%s/tail=%v", profile, s, tail), func(t *testing.T) {
+					if (s == failpoint.PagePunched || s == failpoint.PagePunching) && profile != "dax-5.18" {
 						return // the rung is not used there
 					}
 					r, bad := hurt(t, profile)
@@ -51,7 +52,7 @@ func TestKillAtEachStep(t *testing.T) {
 					at := bad.Off - 10
 					fresh := []byte("fresh bytes of the application")
 					if !r.crashAt(s, 1, func() { r.write(int64(at), fresh) }) {
-						t.Fatalf("the repair never came to %s", name)
+						t.Fatalf("the repair never came to %s", s)
 					}
 					r.start()
 					after := without(before, zeros...)
@@ -80,9 +81,9 @@ func TestCrashWithinReplay(t *testing.T) {
 	r, bad := hurt(t, "dax-5.18")
 	want := pattern(4*pg - 100)
 	copy(want[pg+10:], "new")
-	r.crashAt(intentDurable, 1, func() { r.write(pg+10, []byte("new")) })
+	r.crashAt(failpoint.IntentDurable, 1, func() { r.write(pg+10, []byte("new")) })
 	r.startEngine()
-	if !r.crashAt(pagePunched, 1, func() { r.check(r.engine.Replay()) }) {
+	if !r.crashAt(failpoint.PagePunched, 1, func() { r.check(r.engine.Replay()) }) {
 		t.Fatal("replay did not punch")
 	}
 	r.start()
@@ -91,7 +92,7 @@ func TestCrashWithinReplay(t *testing.T) {
 
 // openIntent leaves a repair of page 1 open after its page was written: the
 // ledger never heard of it.
-func openIntent(t *testing.T, at step) (r *rig, before []byte, bad ranges.Range) {
+func openIntent(t *testing.T, at failpoint.Step) (r *rig, before []byte, bad ranges.Range) {
 	t.Helper()
 	r, bad = hurt(t, "dax")
 	if !r.crashAt(at, 1, func() { r.write(pg+100, []byte("fresh")) }) {
@@ -122,42 +123,42 @@ func TestReplayNeverRollsBack(t *testing.T) {
 	newer := bytes.Repeat([]byte("newer"), 4000)
 	tests := []struct {
 		name   string
-		crash  step
+		crash  failpoint.Step
 		change func(t *testing.T, r *rig)
 		action string
 		want   func(r *rig, before []byte) []byte // nil: the file is gone
 	}{
-		{"the application overwrote before the crash", pagesWritten, func(t *testing.T, r *rig) {
+		{"the application overwrote before the crash", failpoint.PagesWritten, func(t *testing.T, r *rig) {
 			overwrite(t, r.path(), newer[:pg], pg)
 		}, "newer-data-kept", func(r *rig, before []byte) []byte {
 			copy(before[pg:], newer[:pg])
 			return before
 		}},
-		{"rewritten by cp without mendfs", intentDurable, func(t *testing.T, r *rig) {
+		{"rewritten by cp without mendfs", failpoint.IntentDurable, func(t *testing.T, r *rig) {
 			other := filepath.Join(t.TempDir(), "other")
 			r.check(os.WriteFile(other, newer, 0o644))
 			if out, err := exec.Command("cp", other, r.path()).CombinedOutput(); err != nil {
 				t.Fatalf("cp: %v %s", err, out)
 			}
 		}, "newer-data-kept", func(r *rig, _ []byte) []byte { return newer }},
-		{"rewritten by cp after the page was written", pagesWritten, func(t *testing.T, r *rig) {
+		{"rewritten by cp after the page was written", failpoint.PagesWritten, func(t *testing.T, r *rig) {
 			r.check(os.WriteFile(r.path(), newer, 0o644))
 		}, "newer-data-kept", func(r *rig, _ []byte) []byte { return newer }},
-		{"removed", intentDurable, func(t *testing.T, r *rig) {
+		{"removed", failpoint.IntentDurable, func(t *testing.T, r *rig) {
 			r.check(os.Remove(r.path()))
 			r.check(os.WriteFile(filepath.Join(r.backing, "another"), newer, 0o644))
 			r.name = "another"
 		}, "file-gone", func(r *rig, _ []byte) []byte { return newer }},
-		{"truncated", intentDurable, func(t *testing.T, r *rig) {
+		{"truncated", failpoint.IntentDurable, func(t *testing.T, r *rig) {
 			r.check(os.Truncate(r.path(), 50))
 		}, "beyond-the-end", func(r *rig, before []byte) []byte { return before[:50] }},
-		{"replaced under the same name", pagesWritten, func(t *testing.T, r *rig) {
+		{"replaced under the same name", failpoint.PagesWritten, func(t *testing.T, r *rig) {
 			tmp := r.path() + ".tmp"
 			r.check(os.WriteFile(tmp, newer, 0o644))
 			r.check(os.Rename(tmp, r.path()))
 		}, "file-gone", func(r *rig, _ []byte) []byte { return newer }},
-		{"inode reused", intentDurable, reuseInode, "file-gone", func(r *rig, _ []byte) []byte { return r.below() }},
-		{"punched by another program", intentDurable, func(t *testing.T, r *rig) {
+		{"inode reused", failpoint.IntentDurable, reuseInode, "file-gone", func(r *rig, _ []byte) []byte { return r.below() }},
+		{"punched by another program", failpoint.IntentDurable, func(t *testing.T, r *rig) {
 			if out, err := exec.Command("fallocate", "-p", "-o", "4096", "-l", "4096", r.path()).CombinedOutput(); err != nil {
 				t.Fatalf("fallocate: %v %s", err, out)
 			}
@@ -210,7 +211,7 @@ func reuseInode(t *testing.T, r *rig) {
 // TestReplayThroughTheOtherHardLink removes the name under which the file was
 // repaired; the other one must get the repair.
 func TestReplayThroughTheOtherHardLink(t *testing.T) {
-	r, before, bad := openIntent(t, intentDurable)
+	r, before, bad := openIntent(t, failpoint.IntentDurable)
 	other := filepath.Join(r.backing, "other")
 	r.check(os.Link(r.path(), other))
 	r.check(os.Remove(r.path()))
@@ -234,7 +235,7 @@ func TestReplayAfterAPowerCut(t *testing.T) {
 		{"conflict", -2 * time.Minute, "conflict", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r, before, bad := openIntent(t, pagesWritten)
+			r, before, bad := openIntent(t, failpoint.PagesWritten)
 			garbage := bytes.Repeat([]byte{0xde}, pg)
 			overwrite(t, r.path(), garbage, pg)
 			otherBoot(r, tt.made)
@@ -276,7 +277,7 @@ func otherBoot(r *rig, made time.Duration) {
 // TestReadOnlyMountServesTheImage: nothing is written, the intent stays open,
 // and the next writable mount finishes it.
 func TestReadOnlyMountServesTheImage(t *testing.T) {
-	r, before, bad := openIntent(t, intentDurable)
+	r, before, bad := openIntent(t, failpoint.IntentDurable)
 	raw := r.below()
 	r.readOnly = true
 	r.start()
@@ -297,7 +298,7 @@ func TestReadOnlyMountServesTheImage(t *testing.T) {
 // TestReplayRefusesInAnOutage: an unreadable page may be an outage; the intent
 // stays open and the mount does not go on.
 func TestReplayRefusesInAnOutage(t *testing.T) {
-	r, _, _ := openIntent(t, intentDurable)
+	r, _, _ := openIntent(t, failpoint.IntentDurable)
 	r.startEngine()
 	r.engine.Medium = failing{r.medium}
 	err := r.engine.Replay()

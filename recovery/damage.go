@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/journal"
@@ -18,6 +19,11 @@ type damage struct {
 	key string
 
 	mu sync.Mutex // guards all below
+	// path is the file's name when asked for at pathAt (recentPath).
+	path   string
+	pathAt time.Time
+	// blank says that the ledger had nothing of the file, and was told nothing.
+	blank bool
 	// bad are pages served from what is known: their image, or zeros where
 	// there is none. unsure are bad pages on nobody's list, which are asked
 	// again once per request.
@@ -28,7 +34,10 @@ type damage struct {
 	lost, reinit *ranges.Set
 	// held is what the first touch of a page gave a reader that has not settled
 	// yet: nobody else can have it from the medium any more.
-	held map[int64]heldPage
+	held map[int64]*claim
+	// changed is what repairs put into pages other than the application asked for,
+	// and nobody has taken (TakeChanged).
+	changed ranges.Set
 	// open are repairs that were written but could not be closed, openPages their
 	// pages: nobody may write there until the intents are closed.
 	openPages ranges.Set
@@ -76,6 +85,31 @@ func (d *damage) any() bool {
 	return len(d.open)+len(d.unclosed) > 0
 }
 
+// isBlank reports whether nothing is known, nor waits to be durable, nor is in
+// the hands of a reader.
+func (d *damage) isBlank() bool {
+	if d.any() {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.blank && len(d.held) == 0
+}
+
+// mayHide reports whether a hole or the size below may not be what it seems.
+func (d *damage) mayHide() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.images.Empty() || len(d.open) > 0
+}
+
+// noteChanged notes a page for TakeChanged.
+func (d *damage) noteChanged(r ranges.Range) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.changed.Add(r.Widen(ranges.PageSize))
+}
+
 // isNews reports whether a read of r that met just the given bad pages has
 // found something out: lost bytes that are there again, or a page that has an
 // image and is not bad.
@@ -114,7 +148,7 @@ func (d *damage) concernsRead(r ranges.Range) bool {
 	r = r.Widen(ranges.PageSize)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.lost.Overlaps(r) || d.images.Overlaps(r)
+	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.lost.Overlaps(r) || d.images.Overlaps(r) || d.openPages.Overlaps(r)
 }
 
 // concernsWrite reports whether a write of r needs more than one pwrite.
@@ -214,6 +248,7 @@ func (d *damage) reinitWithin(r ranges.Range) []ranges.Range {
 func (d *damage) apply(c ledger.Change) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.blank = false
 	for _, l := range c.Lost {
 		d.lost.Add(l.Range)
 		d.reinit.Remove(l.Range)
@@ -230,34 +265,63 @@ func (d *damage) apply(c ledger.Change) {
 	}
 }
 
-// heldPage is a page in a reader's hands, good as long as nothing was written.
-type heldPage struct {
-	data    [ranges.PageSize]byte
-	missing []ranges.Range
-	writes  uint64
+// claim is a page that a reader is the first to touch. What it gives stands as
+// long as nothing changes the page: the claim is let go then.
+type claim struct {
+	off  int64
+	page *page // nil while it is being read
 }
 
-// hold lets other readers of the page have what p has.
-func (d *damage) hold(p *page, writes uint64) {
+// claim must be called before a byte of the page is read that others shall have.
+func (d *damage) claim(off int64) *claim {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.held == nil {
-		d.held = map[int64]heldPage{}
+		d.held = map[int64]*claim{}
 	}
-	if old, ok := d.held[p.off]; ok && old.writes == writes && ranges.Of(old.missing...).Bytes() <= p.missing.Bytes() {
-		return // the first touch had more
+	if d.held[off] == nil {
+		d.held[off] = &claim{off: off}
 	}
-	d.held[p.off] = heldPage{data: p.data, missing: p.missing.Slice(), writes: writes}
+	return d.held[off]
 }
 
-// takeHeld adds what another reader has of the page, unless the file was
-// written since.
-func (d *damage) takeHeld(p *page, writes uint64) {
+// hold lets other readers of the page have what p has.
+func (d *damage) hold(c *claim, p *page) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	held, ok := d.held[p.off]
+	if d.held[c.off] == c && (c.page == nil || p.missing.Bytes() < c.page.missing.Bytes()) {
+		c.page = p
+	}
+}
+
+// abandon is the end of a claim that held nothing.
+func (d *damage) abandon(c *claim) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.held[c.off] == c && c.page == nil {
+		delete(d.held, c.off)
+	}
+}
+
+// letGo ends the claims to pages touched by r: they are changed.
+func (d *damage) letGo(r ranges.Range) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for off := range d.held {
+		if ranges.Page(off).Overlaps(r) {
+			delete(d.held, off)
+		}
+	}
+}
+
+// takeHeld adds what another reader has of the page. The caller holds the inode
+// exclusively.
+func (d *damage) takeHeld(p *page) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.held[p.off]
 	delete(d.held, p.off)
-	if ok && held.writes == writes {
-		p.merge(held.data[:], held.missing)
+	if c != nil && c.page != nil && c.page != p {
+		p.merge(c.page.data[:], c.page.missing.Slice())
 	}
 }

@@ -42,6 +42,7 @@ import (
 	"weak"
 
 	"github.com/mendfs/mendfs/recovery/event"
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
 	"github.com/mendfs/mendfs/recovery/media"
@@ -86,7 +87,7 @@ type Engine struct {
 	open    map[string]*Inode // those with repairs that could not be finished: kept until they are
 	pins    atomic.Int64      // len(open)
 
-	at func(step) // for tests: called at each numbered step of a repair; nil otherwise
+	at failpoint.Points
 }
 
 // New makes an engine. Replay must have returned before the first I/O.
@@ -109,6 +110,7 @@ func (e *Engine) checkpoint() error {
 	if err != nil {
 		return fmt.Errorf("checkpoint of the journal: %w", err)
 	}
+	e.at.Hit(failpoint.LedgerCheckpoint)
 	e.Ledger.Forget(closed...)
 	return nil
 }

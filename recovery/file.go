@@ -65,7 +65,9 @@ func (f *File) appends() bool {
 }
 
 // Sync returns when the file's data, and the records that it implies, are
-// durable: fdatasync(2) or, if full, fsync(2).
+// durable: fdatasync(2) or, if full, fsync(2). The data comes first: a record
+// must not say that zeros were replaced by what the power may take back. A file of
+// which nothing is known costs the ledger nothing.
 func (f *File) Sync(full bool) error {
 	if err := f.below.Sync(full); err != nil {
 		return err
@@ -77,4 +79,25 @@ func (f *File) Sync(full bool) error {
 		return &RepairError{Step: "ledger", Err: err}
 	}
 	return nil
+}
+
+// Seek is lseek(2) for SEEK_DATA and SEEK_HOLE. It sees no hole that a repair has
+// punched: a file with kept images, or with a repair under way that could not be
+// finished, is taken to be all data.
+func (f *File) Seek(off int64, whence int) (int64, error) {
+	f.ino.mu.RLock()
+	defer f.ino.mu.RUnlock()
+	if d := f.ino.damage.Load(); d == nil || !d.mayHide() {
+		return unix.Seek(f.below.Fd(), off, whence)
+	}
+	st, err := f.stat()
+	switch {
+	case err != nil:
+		return 0, err
+	case off < 0 || off >= st.Size:
+		return 0, unix.ENXIO
+	case whence == unix.SEEK_HOLE:
+		return st.Size, nil
+	}
+	return off, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/ledger"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
@@ -29,16 +30,17 @@ func (f *File) finish(d *damage, u *unfinished) error {
 		if err := f.cutBack(last, u.target, ours); err != nil {
 			return err
 		}
+		f.engine.at.Hit(failpoint.PagesCutBack)
 		if err := f.settle(u, ours); err != nil {
 			return err
 		}
 	}
-	f.engine.reached(pagesDurable)
+	f.engine.at.Hit(failpoint.PagesDurable)
 	if err := f.engine.Ledger.Commit(u.change); err != nil {
 		f.emitFailure("ledger", u.span(), err)
 		return &RepairError{Step: "ledger", Page: u.span(), Err: err}
 	}
-	f.engine.reached(intentClosed)
+	f.engine.at.Hit(failpoint.IntentClosed)
 	d.apply(u.change)
 	d.forget(u.span())
 	d.nowClosed(u.span())
@@ -61,7 +63,10 @@ func (f *File) cutBack(last ranges.Range, target int64, ours bool) error {
 		}
 		added := make([]byte, last.End()-target)
 		n, err := f.below.Pread(added, target)
-		if err == nil && !isZero(added[:n]) {
+		if err != nil {
+			return &RepairError{Step: "truncate", Page: last, Err: fmt.Errorf("looking whether what lies behind the end is ours: %w", err)}
+		}
+		if !isZero(added[:n]) {
 			return nil
 		}
 	}
@@ -173,6 +178,7 @@ func (f *File) leaveOpen(d *damage, u *unfinished) {
 	defer d.mu.Unlock()
 	d.open = append(d.open, u)
 	for _, m := range u.mends {
+		m.content = bytes.Clone(m.content) // it may be the request's, which ends now
 		d.openPages.Add(m.page)
 	}
 }
@@ -202,8 +208,7 @@ func (f *File) finishOpen(d *damage) error {
 	}
 }
 
-// tryFinishOpen is finishOpen for those who can do without: until it works, the
-// tail page's repair may show in the file's size.
+// tryFinishOpen is finishOpen for those who can do without.
 func (f *File) tryFinishOpen() {
 	d := f.ino.damage.Load()
 	if d == nil || f.engine.pins.Load() == 0 || !d.hasOpen() {
@@ -211,8 +216,26 @@ func (f *File) tryFinishOpen() {
 	}
 	f.ino.lock()
 	defer f.ino.unlock()
-	f.ino.writes.Add(1)
+	defer f.ino.changed(everything())
 	_ = f.finishOpen(d) // whoever writes there gets the error
+}
+
+// Size is what programs shall see of a file that has size bytes below: one that a
+// repair of the tail page made longer, and could not cut back yet, ends where it
+// will end.
+func (i *Inode) Size(size int64) int64 {
+	d := i.damage.Load()
+	if d == nil || i.engine.pins.Load() == 0 {
+		return size
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, u := range d.open {
+		if u.span().End() == size && u.target < size {
+			return u.target
+		}
+	}
+	return size
 }
 
 // hasOpen reports whether there are repairs to be finished.

@@ -2,11 +2,13 @@ package recovery
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
 	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/fileid"
+	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
 // Inode is what the engine knows of one backing file while somebody uses it.
@@ -34,6 +36,17 @@ func (i *Inode) lock() {
 func (i *Inode) unlock() {
 	i.epoch.Add(1)
 	i.mu.Unlock()
+}
+
+// everything is all bytes that a file can have.
+func everything() ranges.Range { return ranges.Between(0, math.MaxInt64) }
+
+// changed says that the content of r was changed, before the lock is let go.
+func (i *Inode) changed(r ranges.Range) {
+	i.writes.Add(1)
+	if d := i.damage.Load(); d != nil {
+		d.letGo(r)
+	}
 }
 
 // Damaged reports whether anything is known against the file: bad pages, bytes
@@ -90,6 +103,7 @@ func (i *Inode) know(id fileid.ID) (*damage, error) {
 		return d, nil
 	}
 	d := &damage{id: id, key: id.Key()}
+	d.blank = !i.engine.Ledger.Has(d.key)
 	lost, reinit, err := i.engine.Ledger.Live(d.key)
 	if err != nil {
 		return nil, fmt.Errorf("asking the ledger: %w", err)
@@ -103,6 +117,31 @@ func (i *Inode) know(id fileid.ID) (*damage, error) {
 	}
 	i.engine.remember(i, d.key)
 	return d, nil
+}
+
+// TakeChanged is the pages that hold something else, since the last call, than
+// readers may have been told, though no request of an application says so: bytes
+// that a repair made zero, which a cache may have from before they were lost, or
+// bytes that are there again. Whoever caches pages of the file has to drop those.
+func (i *Inode) TakeChanged() []ranges.Range {
+	d := i.damage.Load()
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	changed := d.changed.Slice()
+	d.changed = ranges.Set{}
+	return changed
+}
+
+// dropBlank puts the inode back on the clean path where its damage d came of a
+// false alarm, such as a read at the end of the file that raced with an append.
+// The caller holds the inode exclusively.
+func (i *Inode) dropBlank(d *damage) {
+	if d.isBlank() {
+		i.damage.CompareAndSwap(d, nil)
+	}
 }
 
 // View runs fn while no repair of the file is under way: what fn sees of sizes

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
@@ -20,7 +21,10 @@ func (r *repair) clearAll() (cleared []*mend, err error) {
 			r.file.emitFailure("write", m.page, err)
 			return r.mends[:i], err
 		}
-		r.file.engine.reached(pageCleared)
+		if len(m.stillMissing()) > 0 {
+			r.damage.noteChanged(m.page)
+		}
+		r.file.engine.at.Hit(failpoint.PageCleared)
 	}
 	return r.mends, nil
 }
@@ -74,11 +78,12 @@ func (r *repair) punch(m *mend) error {
 	if err := e.Journal.Punching(m.intent.ID, time.Now().UnixNano()); err != nil {
 		return fail(err)
 	}
+	e.at.Hit(failpoint.PagePunching)
 	const punchHole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 	if err := r.file.below.Allocate(punchHole, m.page.Off, m.page.Len, 0); err != nil {
 		return fail(err)
 	}
-	e.reached(pagePunched)
+	e.at.Hit(failpoint.PagePunched)
 	n, err := r.file.rewrite(m)
 	if err != nil || n < len(m.content) {
 		r.owe(m)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
@@ -40,18 +41,18 @@ func TestReadWithoutLockDuringARepair(t *testing.T) {
 		}
 		return n, err
 	}
-	r.engine.at = func(at step) {
-		if at == pagePunched {
+	r.onStep(func(at failpoint.Step) {
+		if at == failpoint.PagePunched {
 			close(punched)
 			<-done
 		}
-	}
+	})
 	var reader sync.WaitGroup
 	reader.Go(func() { wantBytes(t, "what the reader gets", r.read(pg, 512), want[pg:pg+512]) })
 	<-begun
 	r.write(pg+2000, []byte("part"))
 	reader.Wait()
-	r.engine.at = nil
+	r.onStep(nil)
 	copy(want[pg+2000:], "part")
 	wantBytes(t, "afterwards", r.read(0, 4*pg), want)
 }

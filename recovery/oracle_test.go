@@ -14,6 +14,8 @@ import (
 type oracle struct {
 	data []byte      // what was last written
 	hurt *ranges.Set // bytes that poison took, as coarsely as the profile loses them
+
+	beneath ranges.Set // what is still poisoned, behind the end of the file too
 }
 
 func (o *oracle) write(off int64, b []byte) {
@@ -25,10 +27,18 @@ func (o *oracle) write(off int64, b []byte) {
 // stillPoisoned is for latent poison, which no write can see or clear: what lies
 // on it may be lost later.
 func (o *oracle) stillPoisoned(r *rig, profile string) {
+	o.beneath = ranges.Set{}
 	for _, in := range r.sim.List() {
 		for _, left := range in.Remaining {
-			o.hurt.Add(left.Widen(grain(profile, false)).Intersect(ranges.Between(0, int64(len(o.data)))))
+			o.beneath.Add(left.Widen(grain(profile, false)))
 		}
+	}
+	o.hurtBeneath(ranges.Between(0, int64(len(o.data))))
+}
+
+func (o *oracle) hurtBeneath(r ranges.Range) {
+	for bad := range o.beneath.Within(r) {
+		o.hurt.Add(bad)
 	}
 }
 
@@ -40,6 +50,7 @@ func (o *oracle) resize(size int64) {
 		return
 	}
 	o.data = append(o.data, make([]byte, size-old)...)
+	o.hurtBeneath(ranges.Between(old, size))
 }
 
 // grain is the smallest unit that a profile loses.

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
@@ -27,6 +28,7 @@ func (rp *replay) owe(refused *RepairError) error {
 	if err := e.serveFromImage(in); err != nil {
 		return err
 	}
+	e.at.Hit(failpoint.ReplayOwed)
 	change := ledger.Change{Lost: e.losses(in), Close: []uint64{in.ID}}
 	for _, r := range in.Overwritten {
 		change.Moves = append(change.Moves, ledger.Move{File: in.File, Path: in.Path, Range: r, To: ledger.Overwritten})

@@ -88,14 +88,13 @@ func (p *page) merge(data []byte, imageMissing []ranges.Range) (agrees bool) {
 	return true
 }
 
-// ask reads a part of the page by itself.
+// ask reads what is missing of a part of the page by itself.
 func (p *page) ask(f media.File, part ranges.Range) {
 	var buf [ranges.PageSize]byte
-	if part.Empty() {
-		return
-	}
-	if n, err := f.Pread(buf[:part.Len], part.Off); err == nil {
-		p.have(buf[:n], part.Off)
+	for m := range ranges.Of(p.missing.Slice()...).Within(part) {
+		if n, err := f.Pread(buf[:m.Len], m.Off); err == nil {
+			p.have(buf[:n], m.Off)
+		}
 	}
 }
 

@@ -47,9 +47,7 @@ func (f *File) readOn(p []byte, off int64, who Caller, first attempt) (int, erro
 
 // attempt is a pread that was made without a lock. It still stands if the
 // inode's count of writes is what it was before the look at epoch: then no
-// section that changes pages overlapped it. A short count must not be thrown
-// away, since the first touch of latent poison names the line and the second
-// only the page.
+// section that changes pages overlapped it.
 type attempt struct {
 	made   bool
 	n      int
@@ -57,12 +55,29 @@ type attempt struct {
 	writes uint64
 }
 
+// start is what attempts have left for one to begin with.
+type start struct {
+	got     int64   // bytes that are there: the attempt stands, and stopped short behind them
+	writes  uint64  // the inode's count from before the first byte was read
+	touched []int64 // where attempts stopped short that don't stand: the first touch of latent poison names the line, the second only the page
+}
+
+// stopped is where in the file, as it is now, the attempt at want stopped short;
+// nil if it did not.
+func (f *File) stopped(a attempt, want ranges.Range) []int64 {
+	at := want.Off + int64(a.n)
+	if !a.made || a.err != nil || a.n == 0 || int64(a.n) == want.Len || f.endsAt(at) {
+		return nil
+	}
+	return []int64{at}
+}
+
 // errShrunk says that the file became shorter while it was being read.
 var errShrunk = errors.New("the file shrank")
 
 func (f *File) read(p []byte, off int64, who Caller, first attempt) (int, error) {
 	f.tryFinishOpen()
-	r, writes, n, err := f.readShared(p, off, who, first)
+	r, n, err := f.readShared(p, off, who, first)
 	if r == nil {
 		return n, err
 	}
@@ -70,11 +85,12 @@ func (f *File) read(p []byte, off int64, who Caller, first attempt) (int, error)
 	// clearing what has just failed.
 	f.ino.lock()
 	defer f.ino.unlock()
-	if f.ino.writes.Load() != writes {
-		if r, err = f.tryWithin(p, off, 0, f.ino.writes.Load()); r == nil {
+	if now := f.ino.writes.Load(); now != r.writes || f.ino.damage.Load() != r.damage {
+		if r, err = f.tryWithin(p, off, start{writes: now, touched: r.touched}); r == nil {
 			return 0, err
 		}
 	}
+	defer f.ino.dropBlank(r.damage)
 	pages, err := r.settle(who)
 	if err != nil {
 		return 0, err
@@ -85,44 +101,50 @@ func (f *File) read(p []byte, off int64, who Caller, first attempt) (int, error)
 
 // readShared is Read as far as it goes with the inode shared: one pread, and
 // what is known of bad pages. Where more is to be done it returns the read so
-// far, and the count of writes that it is good for.
-func (f *File) readShared(p []byte, off int64, who Caller, first attempt) (r *recoveryRead, writes uint64, n int, err error) {
+// far.
+func (f *File) readShared(p []byte, off int64, who Caller, first attempt) (r *recoveryRead, n int, err error) {
 	f.ino.mu.RLock()
 	defer f.ino.mu.RUnlock()
 	want := ranges.Range{Off: off, Len: int64(len(p))}
 	d := f.ino.damage.Load()
-	writes = f.ino.writes.Load()
-	stands := first.made && first.writes == writes
-	if stands || d == nil || !d.concernsRead(want) {
+	from := start{writes: f.ino.writes.Load()}
+	stands := first.made && first.writes == from.writes
+	if !stands {
+		from.touched = f.stopped(first, want)
+	}
+	switch {
+	case from.touched != nil: // and not once more
+	case stands || d == nil || !d.concernsRead(want):
 		n, err = first.n, first.err
 		if !stands {
 			n, err = f.below.Pread(p, off)
 		}
 		if err == nil && n == len(p) {
-			return nil, 0, n, nil
+			return nil, n, nil
 		}
 		if err != nil && !mayBePoison(err) {
-			return nil, 0, 0, f.trouble(want, err)
+			return nil, 0, f.trouble(want, err)
 		}
 		if err == nil && f.endsAt(off+int64(n)) {
-			return nil, 0, n, nil
+			return nil, n, nil
 		}
+		from.got = int64(n)
 	}
 	if !f.engine.Semantics.Recover {
 		n, err = f.readStrictly(p, off, who)
-		return nil, 0, n, err
+		return nil, n, err
 	}
-	r, err = f.tryWithin(p, off, int64(n), writes)
+	r, err = f.tryWithin(p, off, from)
 	if r == nil || !r.isSettled() {
-		return r, writes, 0, err
+		return r, 0, err
 	}
 	f.recordRead(r.want, r.known, who)
-	return nil, 0, len(r.buf), nil
+	return nil, len(r.buf), nil
 }
 
 // tryWithin is try on what of the range lies within the file now: a bad sector
 // past the end must not fail the read. It returns nil where nothing does.
-func (f *File) tryWithin(p []byte, off, got int64, writes uint64) (*recoveryRead, error) {
+func (f *File) tryWithin(p []byte, off int64, from start) (*recoveryRead, error) {
 	st, err := f.stat()
 	if err != nil {
 		return nil, err
@@ -131,11 +153,11 @@ func (f *File) tryWithin(p []byte, off, got int64, writes uint64) (*recoveryRead
 	if want.Empty() {
 		return nil, nil
 	}
-	return f.try(p[:want.Len], want, got, st.Size, writes)
+	return f.try(p[:want.Len], want, from, st.Size)
 }
 
 // endsAt reports whether the file really ends at or before off.
 func (f *File) endsAt(off int64) bool {
 	st, err := f.below.Stat()
-	return err == nil && off >= st.Size
+	return err == nil && off >= f.ino.Size(st.Size)
 }

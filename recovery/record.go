@@ -3,6 +3,7 @@ package recovery
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -84,7 +85,7 @@ func (f *File) recordRead(want ranges.Range, pages []*page, who Caller) {
 	if len(pages) == 0 {
 		return
 	}
-	ev := f.event(event.Recovered, want, who)
+	ev := f.eventAt(f.recentPath(), event.Recovered, want, who)
 	ev.Action = "salvaged"
 	for _, p := range pages {
 		ev.Salvaged += p.salvagedBytes()
@@ -98,10 +99,28 @@ func (f *File) recordRead(want ranges.Range, pages []*page, who Caller) {
 	f.engine.Events.Emit(ev)
 }
 
+// recentPath is the file's name within the last second, for what is told often.
+func (f *File) recentPath() string {
+	d := f.ino.damage.Load()
+	if d == nil {
+		return f.path()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.pathAt) > time.Second {
+		d.path, d.pathAt = f.path(), time.Now()
+	}
+	return d.path
+}
+
 // event starts an event about a range of the file.
 func (f *File) event(kind event.Kind, r ranges.Range, who Caller) event.Event {
+	return f.eventAt(f.path(), kind, r, who)
+}
+
+func (f *File) eventAt(path string, kind event.Kind, r ranges.Range, who Caller) event.Event {
 	ev := event.Event{
-		Event: kind, Path: f.path(), FS: f.engine.FS, Offset: r.Off, Length: r.Len,
+		Event: kind, Path: path, FS: f.engine.FS, Offset: r.Off, Length: r.Len,
 		Source: f.engine.Medium.Source(), Pid: who.Pid,
 	}
 	if who.Known {

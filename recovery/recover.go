@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -19,23 +20,23 @@ type recoveryRead struct {
 	want     ranges.Range
 	size     int64
 	writes   uint64         // the inode's count when the read began
+	touched  []int64        // where reads stopped short: to be read a second time costs more than the line
 	known    []*page        // bad pages served from what is known
 	suspects []*page        // pages that failed alone, not classified yet
 	well     []ranges.Range // pages taken for bad that read well
 }
 
 // try reads want, which lies within the file's size, into buf, as far as that
-// changes nothing of what is known. got bytes of buf are there already: a read
-// that stopped short behind them. writes is the inode's count from before the
-// first byte was read. The caller holds the inode, shared at least.
-func (f *File) try(buf []byte, want ranges.Range, got, size int64, writes uint64) (*recoveryRead, error) {
+// changes nothing of what is known. from is what earlier attempts gave. The
+// caller holds the inode, shared at least.
+func (f *File) try(buf []byte, want ranges.Range, from start, size int64) (*recoveryRead, error) {
 	d, err := f.know()
 	if err != nil {
 		return nil, err
 	}
-	r := &recoveryRead{file: f, damage: d, buf: buf, want: want, size: size, writes: writes}
-	if got > 0 {
-		err = r.fetchBehind(ranges.Between(want.Off+got, want.End()), want.Off)
+	r := &recoveryRead{file: f, damage: d, buf: buf, want: want, size: size, writes: from.writes, touched: from.touched}
+	if from.got > 0 {
+		err = r.fetchBehind(ranges.Between(want.Off+from.got, want.End()), want.Off)
 	} else {
 		err = r.tryAll()
 	}
@@ -64,9 +65,10 @@ func (r *recoveryRead) settle(who Caller) ([]*page, error) {
 	}
 	for _, p := range bad {
 		f.mergeKept(d, p)
-		d.takeHeld(p, f.ino.writes.Load())
+		d.takeHeld(p)
 	}
 	for _, p := range r.suspects {
+		d.letGo(p.whole())
 		p.fill(r.buf, r.want)
 	}
 	if err := f.recordLoss(d, bad, who); err != nil {
@@ -96,7 +98,7 @@ func (r *recoveryRead) dropOutdated(bad []*page) {
 
 // recoverRange is try and settle. The caller holds the inode exclusively.
 func (f *File) recoverRange(buf []byte, want ranges.Range, size int64, who Caller) ([]*page, error) {
-	r, err := f.try(buf, want, 0, size, f.ino.writes.Load())
+	r, err := f.try(buf, want, start{writes: f.ino.writes.Load()}, size)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +115,7 @@ func (r *recoveryRead) tryAll() error {
 		if !bad.Empty() {
 			gap = ranges.Between(pos, bad.Off)
 		}
-		if err := r.fetch(gap); err != nil {
+		if err := r.fetchAround(gap); err != nil {
 			return err
 		}
 		pos = gap.End()
@@ -194,46 +196,60 @@ func (r *recoveryRead) fetch(span ranges.Range) error {
 	return r.fetch(ranges.Between(middle, span.End()))
 }
 
-// fetchBehind goes on where a read stopped short. In the middle of a page that
-// is the first touch of latent poison, and the only moment at which the medium
-// names the line: the bytes in front are kept, and the rest of the page is asked
-// for before the record of it lands and condemns the page.
-func (r *recoveryRead) fetchBehind(rest ranges.Range, from int64) error {
-	if rest.Off%ranges.PageSize == 0 {
-		return r.fetchFromPage(rest)
+// fetchAround reads a span, but not once more the lines that stopped an earlier
+// attempt.
+func (r *recoveryRead) fetchAround(span ranges.Range) error {
+	for _, at := range slices.Sorted(slices.Values(r.touched)) {
+		page := ranges.Page(at)
+		if !span.Overlaps(page) || at < span.Off {
+			continue
+		}
+		if err := r.fetch(ranges.Between(span.Off, page.Off)); err != nil {
+			return err
+		}
+		if err := r.touch(at, at); err != nil {
+			return err
+		}
+		span = ranges.Between(page.End(), span.End())
 	}
-	p := r.suspect(rest.Off, "short-read")
-	front := ranges.Between(max(p.off, from), rest.Off)
-	p.have(r.slice(front), front.Off)
-	line := ranges.Range{Off: rest.Off &^ (ranges.LineSize - 1), Len: ranges.LineSize}
-	p.granularity = ranges.LineSize
-	p.ask(r.file.below, ranges.Between(line.End(), p.want.End()))
-	p.ask(r.file.below, ranges.Between(p.off, front.Off))
-	r.damage.hold(p, r.writes) // another reader may come to the end of its read first
-	return r.fetch(ranges.Between(p.whole().End(), rest.End()))
+	return r.fetch(span)
 }
 
-// fetchFromPage goes on where a read stopped short at the start of a page. Either
-// an extent ended there and the next one fails, and then the page is asked for as
-// ever; or its first line is latent poison, and then all behind the line can be
-// had, now.
-func (r *recoveryRead) fetchFromPage(rest ranges.Range) error {
-	p := newPage(rest.Off, r.size)
-	line := ranges.Range{Off: rest.Off, Len: ranges.LineSize}.Intersect(p.want)
+// fetchBehind goes on where a read of the bytes from from on stopped short.
+func (r *recoveryRead) fetchBehind(rest ranges.Range, from int64) error {
+	if err := r.touch(rest.Off, from); err != nil {
+		return err
+	}
+	return r.fetch(ranges.Between(ranges.Page(rest.Off).End(), rest.End()))
+}
+
+// touch reads the page around the line at which a read of the bytes from from on
+// stopped short. That is the first touch of latent poison, and the only moment at
+// which the medium names the line: the bytes in front are kept, and the rest of the
+// page is asked for before the record of it lands and condemns the page. Where it
+// stopped at the start of a page an extent may just have ended there, and the next
+// one fails: then the page is asked for as ever.
+func (r *recoveryRead) touch(at, from int64) error {
+	if !slices.Contains(r.touched, at) {
+		r.touched = append(r.touched, at)
+	}
+	claim := r.damage.claim(ranges.Page(at).Off) // another reader may come to the end of its read first
+	p := newPage(at, r.size)
+	line := ranges.Range{Off: at &^ (ranges.LineSize - 1), Len: ranges.LineSize}.Intersect(p.want)
 	behind := ranges.Between(line.End(), p.want.End())
+	if front := ranges.Between(max(p.off, from), at); r.file.ino.writes.Load() == r.writes {
+		p.have(r.slice(front), front.Off)
+	}
 	p.ask(r.file.below, behind)
-	if behind.Empty() || p.missing.Overlaps(behind) {
-		return r.fetch(rest)
+	if at == p.off && (behind.Empty() || p.missing.Overlaps(behind)) {
+		r.damage.abandon(claim)
+		return r.fetch(p.want.Intersect(r.want))
 	}
-	p.ask(r.file.below, line)
-	if p.missing.Empty() {
-		p.fill(r.buf, r.want)
-	} else {
-		p.cause, p.granularity = "short-read", ranges.LineSize
-		r.suspects = append(r.suspects, p)
-		r.damage.hold(p, r.writes)
-	}
-	return r.fetch(ranges.Between(p.whole().End(), rest.End()))
+	p.ask(r.file.below, ranges.Between(p.off, line.Off))
+	p.cause, p.granularity = "short-read", ranges.LineSize
+	r.damage.hold(claim, p)
+	r.suspects = append(r.suspects, p)
+	return nil
 }
 
 // suspect notes that the page of off failed alone.
@@ -281,14 +297,10 @@ func (f *File) noticeClean(d *damage, buf []byte, want ranges.Range, bad []*page
 	path := f.path()
 	for _, lost := range d.lostWithin(want) {
 		for back := range missing.Gaps(lost) {
-			to := ledger.Healed
-			switch {
-			case isZero(buf[back.Off-want.Off : back.End()-want.Off]):
-				to = ledger.Reinitialized
-			case f.ino.isShared():
-				to = ledger.Overwritten // by a write that we did not see, most likely
+			for _, m := range f.foundAgain(buf[back.Off-want.Off:back.End()-want.Off], back.Off) {
+				m.File, m.Path = d.id, path
+				change.Moves = append(change.Moves, m)
 			}
-			change.Moves = append(change.Moves, ledger.Move{File: d.id, Path: path, Range: back, To: to})
 		}
 	}
 	if len(change.Moves) == 0 {
@@ -299,11 +311,38 @@ func (f *File) noticeClean(d *damage, buf []byte, want ranges.Range, bad []*page
 	}
 	d.apply(change)
 	for _, m := range change.Moves {
+		if m.To != ledger.Reinitialized {
+			d.noteChanged(m.Range)
+		}
 		ev := f.event(event.Cleared, m.Range, Caller{})
 		ev.Action = "now " + string(m.To)
 		f.engine.Events.Emit(ev)
 	}
 	return nil
+}
+
+// foundAgain is what bytes are that were lost and can be read: zeros where poison
+// was cleared, which is done by whole lines, and otherwise what was lost.
+func (f *File) foundAgain(b []byte, off int64) []ledger.Move {
+	found := ledger.Healed
+	if f.ino.isShared() {
+		found = ledger.Overwritten // by a write that we did not see, most likely
+	}
+	var moves []ledger.Move
+	for end := off + int64(len(b)); off < end; {
+		next := min(off&^(ranges.LineSize-1)+ranges.LineSize, end)
+		to := found
+		if isZero(b[:next-off]) {
+			to = ledger.Reinitialized
+		}
+		if n := len(moves); n > 0 && moves[n-1].To == to {
+			moves[n-1].Range.Len += next - off
+		} else {
+			moves = append(moves, ledger.Move{Range: ranges.Between(off, next), To: to})
+		}
+		b, off = b[next-off:], next
+	}
+	return moves
 }
 
 func isZero(b []byte) bool {

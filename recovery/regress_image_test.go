@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
@@ -193,7 +194,7 @@ func TestPendingImageIsNotServedOverTheRepair(t *testing.T) {
 	s.asBelow()
 	fresh := filled(0xee, 100)
 	copy(want[pg+100:], fresh)
-	if !r.crashAt(intentClosed, 1, func() { r.write(pg+100, fresh) }) {
+	if !r.crashAt(failpoint.IntentClosed, 1, func() { r.write(pg+100, fresh) }) {
 		t.Fatal("no crash")
 	}
 	r.start()

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/media"
 )
 
@@ -68,7 +69,7 @@ func TestReadOnlyMountKeepsTheTailsIntent(t *testing.T) {
 	size := 3*pg + 1000
 	r := newRig(t, "dax", size).start()
 	r.poison(rng(3*pg, 512), false)
-	if !r.crashAt(pagesWritten, 1, func() { r.write(3*pg+10, []byte("x")) }) {
+	if !r.crashAt(failpoint.PagesWritten, 1, func() { r.write(3*pg+10, []byte("x")) }) {
 		t.Fatal("no crash")
 	}
 	r.readOnly = true
@@ -129,14 +130,14 @@ func TestPunchedPageSurvivesWithoutItsImage(t *testing.T) {
 	r.poison(bad, false)
 	want := r.read(0, 4*pg)
 	s.fullOncePunched()
-	r.engine.at = func(at step) {
-		if at == pagePunched {
+	r.onStep(func(at failpoint.Step) {
+		if at == failpoint.PagePunched {
 			r.check(r.journal.Shutdown())
 		}
-	}
+	})
 	fresh := []byte("part")
 	r.mustFail(pg, fresh)
-	r.engine.at = nil
+	r.onStep(nil)
 	s.asBelow()
 	r.crash()
 	r.start()
@@ -153,7 +154,7 @@ func TestReplayOverAMediumThatWillNotClear(t *testing.T) {
 	r.check(m.Bad(r.fd, bad))
 	m.Refuse(unix.EFAULT)
 	fresh := []byte("part")
-	if !r.crashAt(intentDurable, 1, func() { r.write(pg, fresh) }) {
+	if !r.crashAt(failpoint.IntentDurable, 1, func() { r.write(pg, fresh) }) {
 		t.Fatal("no crash")
 	}
 	r.start()
@@ -170,14 +171,14 @@ func TestRepairIsDoneWhenTheLedgerHasIt(t *testing.T) {
 	bad := rng(pg+512, 512)
 	r.poison(bad, false)
 	want := r.read(0, 4*pg)
-	r.engine.at = func(at step) {
-		if at == pagesDurable {
+	r.onStep(func(at failpoint.Step) {
+		if at == failpoint.PagesDurable {
 			r.check(r.journal.Shutdown())
 		}
-	}
+	})
 	fresh := []byte("part")
 	r.write(pg, fresh)
-	r.engine.at = nil
+	r.onStep(nil)
 	copy(want[pg:], fresh)
 	if !bytes.Equal(r.below(), want) {
 		t.Error("the acknowledged write is not on the media")
@@ -194,13 +195,13 @@ func TestPageThatStaysPoisonedIsWrittenAgain(t *testing.T) {
 	r, m := foreign(t, 4*pg)
 	bad := rng(pg+128, 64)
 	r.check(m.Bad(r.fd, bad))
-	r.engine.at = func(at step) {
-		if at == pagesWritten {
+	r.onStep(func(at failpoint.Step) {
+		if at == failpoint.PagesWritten {
 			r.check(m.Bad(r.fd, bad))
 		}
-	}
+	})
 	r.write(pg, []byte("part"))
-	r.engine.at = nil
+	r.onStep(nil)
 	r.write(pg, filled(0xee, pg))
 	wantBytes(t, "the page", r.read(pg, pg), filled(0xee, pg))
 	r.check(r.file.Truncate(3*pg, Caller{}))

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/failpoint"
 )
 
 // TestWriteReturnsWhenTheJournalRefuses: a page of which nothing can be kept is
@@ -43,7 +45,7 @@ func TestWritebackOfTheTailPageAndCrash(t *testing.T) {
 	r.poison(bad, false)
 	b := r.read(3*pg, 1000)
 	b[700] = 'x'
-	crashed := r.crashAt(pagesWritten, 1, func() {
+	crashed := r.crashAt(failpoint.PagesWritten, 1, func() {
 		_, err := r.file.Write(b, 3*pg, true, Caller{})
 		t.Errorf("the writeback ended: %v", err)
 	})
@@ -62,17 +64,17 @@ func TestWritebackOfAWholePageHasAnImage(t *testing.T) {
 	r.poison(rng(pg, 512), false)
 	b := r.read(pg, pg)
 	var begun bool
-	r.engine.at = func(at step) {
-		if at != intentDurable {
+	r.onStep(func(at failpoint.Step) {
+		if at != failpoint.IntentDurable {
 			return
 		}
 		begun = true
 		for _, in := range r.journal.Intents() {
 			wantBytes(t, "the intent's image", in.Image, b)
 		}
-	}
+	})
 	n, err := r.file.Write(b, pg, true, Caller{})
-	r.engine.at = nil
+	r.onStep(nil)
 	if n != pg || err != nil || !begun {
 		t.Errorf("writeback = %d, %v; intent made: %v", n, err, begun)
 	}

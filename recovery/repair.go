@@ -2,34 +2,17 @@ package recovery
 
 import (
 	"errors"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/recovery/event"
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
-
-// step numbers the instants of a repair at which a crash is tested.
-type step int
-
-const (
-	intentDurable step = iota + 1 // (1) of the protocol
-	pagesWritten                  // (2)
-	pagesDurable                  // (3)
-	intentClosed                  // (4)
-	pagePunched                   // between the two calls of the punch rung
-	pageCleared                   // one page of several was written
-)
-
-// reached tells a test that a repair came to s.
-func (e *Engine) reached(s step) {
-	if e.at != nil {
-		e.at(s)
-	}
-}
 
 // mend is one bad page and what it shall hold.
 type mend struct {
@@ -63,6 +46,7 @@ type repair struct {
 	own       bool // on behalf of a write of the application; otherwise mtime is restored
 	writeback bool
 	who       Caller
+	path      func() string // File.path, asked once
 }
 
 // run returns the first page that could not be repaired, and why. Those in
@@ -72,6 +56,7 @@ func (r *repair) run() (failed ranges.Range, err error) {
 	if r.file.engine.ReadOnly {
 		return first, &RepairError{Step: "write", Page: first, Err: unix.EROFS}
 	}
+	r.path = sync.OnceValue(r.file.path)
 	shared := r.file.ino.isShared() // it may end any time
 	for _, m := range r.mends {
 		if err := r.prepare(m); err != nil {
@@ -82,10 +67,10 @@ func (r *repair) run() (failed ranges.Range, err error) {
 		r.file.emitFailure("journal", first, err)
 		return first, &RepairError{Step: "journal", Page: first, Err: err}
 	}
-	r.file.engine.reached(intentDurable)
+	r.file.engine.at.Hit(failpoint.IntentDurable)
 	cleared, clearErr := r.clearAll()
 	u := &unfinished{target: r.end, mends: cleared, change: r.change(cleared), shares: r.file.ino.shares, shared: shared}
-	r.file.engine.reached(pagesWritten)
+	r.file.engine.at.Hit(failpoint.PagesWritten)
 	if err := r.file.finish(r.damage, u); err != nil {
 		r.file.leaveOpen(r.damage, u)
 		return first, err
@@ -117,7 +102,6 @@ func (r *repair) prepare(m *mend) error {
 	if err := r.file.mayRewrite(m.page, m.fresh, r.writeback); err != nil {
 		return err
 	}
-	m.content = make([]byte, ranges.PageSize)
 	inFile := m.page.Intersect(ranges.Between(0, r.size))
 	m.written = []ranges.Range{m.fresh}
 	if r.writeback {
@@ -128,6 +112,13 @@ func (r *repair) prepare(m *mend) error {
 		if m.before, err = r.salvaged(m.page); err != nil {
 			return err
 		}
+	}
+	if m.fresh == m.page && m.before == nil {
+		m.content = m.data // which nobody changes before the write has returned
+		return nil
+	}
+	m.content = make([]byte, ranges.PageSize)
+	if m.before != nil {
 		copy(m.content, m.before.data[:])
 	}
 	if !m.fresh.Empty() {
@@ -161,7 +152,7 @@ func (r *repair) begin() error {
 		return err
 	}
 	base := journal.Intent{
-		FS: r.file.engine.FS, File: r.damage.id, Path: r.file.path(), Size: r.size, End: r.end,
+		FS: r.file.engine.FS, File: r.damage.id, Path: r.path(), Size: r.size, End: r.end,
 		Mtime: st.Mtime, Ctime: st.Ctime, RestoreMtime: !r.own, Boot: r.file.engine.boot, Time: time.Now().UnixNano(),
 	}
 	var plain *journal.Intent
@@ -180,6 +171,7 @@ func (r *repair) begin() error {
 		plain.Range = ranges.Between(plain.Range.Off, m.page.End())
 		plain.Lost = append(plain.Lost, r.damage.lostWithin(m.page)...)
 		plain.Overwritten = append(plain.Overwritten, m.fresh)
+		plain.Sums = append(plain.Sums, sumOf(m.content))
 		m.intent = plain
 	}
 	return r.file.engine.Journal.Begin(r.intents...)
@@ -190,7 +182,7 @@ func (r *repair) imageIntent(in journal.Intent, m *mend) *journal.Intent {
 	in.ID = 0
 	in.Range, in.Image, in.Lost = m.page, m.content, r.damage.lostWithin(m.page)
 	in.Missing = m.stillMissing()
-	in.Overwritten = nil
+	in.Overwritten, in.Sums = nil, nil // the image says it all
 	if !m.fresh.Empty() {
 		in.Overwritten = m.written
 	}
@@ -218,17 +210,16 @@ func (r *repair) change(cleared []*mend) ledger.Change {
 			c.Close = append(c.Close, in.ID)
 		}
 	}
-	path := r.file.path()
 	for _, m := range cleared {
 		c.Close = append(c.Close, r.damage.unclosedOf(m.page)...)
-		moves := r.file.overwrites(r.damage, m.data, m.fresh, r.writeback)
+		moves := r.file.overwrites(r.damage, m.data, m.fresh, r.writeback, r.path)
 		// Whatever is left of the page's rows is zero on clean media now.
 		rest := ranges.Of(r.damage.lostWithin(m.page)...)
 		for _, mv := range moves {
 			rest.Remove(mv.Range)
 		}
 		for piece := range rest.All() {
-			moves = append(moves, ledger.Move{File: r.damage.id, Path: path, Range: piece, To: ledger.Reinitialized})
+			moves = append(moves, ledger.Move{File: r.damage.id, Path: r.path(), Range: piece, To: ledger.Reinitialized})
 		}
 		c.Moves = append(c.Moves, moves...)
 	}
@@ -239,7 +230,7 @@ func (r *repair) change(cleared []*mend) ledger.Change {
 func (r *repair) report(cleared []*mend) {
 	r.file.engine.counters.repairedPages.Add(int64(len(cleared)))
 	for i := 0; i < len(cleared); {
-		ev := r.file.event(event.Reinitialized, cleared[i].page, r.who)
+		ev := r.file.eventAt(r.path(), event.Reinitialized, cleared[i].page, r.who)
 		ev.Action = cleared[i].rung
 		for ; i < len(cleared) && cleared[i].page.Off <= ev.Offset+ev.Length && cleared[i].rung == ev.Action; i++ {
 			ev.Length = cleared[i].page.End() - ev.Offset

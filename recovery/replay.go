@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/recovery/event"
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
@@ -43,18 +44,23 @@ func (e *Engine) Replay() error {
 	if err := e.Sweep(); err != nil {
 		return err
 	}
-	return e.checkpoint()
+	e.at.Hit(failpoint.ReplayEnds)
+	if err := e.checkpoint(); !errors.Is(err, journal.ErrFull) {
+		return err
+	}
+	return nil // reads can go on, and no repair is begun before there is room
 }
 
 // replay brings one intent to its end.
 func (e *Engine) replay(in *journal.Intent) error {
+	e.at.Hit(failpoint.ReplayBegins)
 	flags := unix.O_RDWR
 	if e.ReadOnly {
 		flags = unix.O_RDONLY
 	}
 	fd, err := fileid.Open(e.Root, in.File, in.Path, flags)
 	if errors.Is(err, fileid.ErrGone) {
-		return e.settled(nil, in, "file-gone", nil)
+		return e.notFound(in)
 	}
 	if err != nil {
 		return err
@@ -70,6 +76,18 @@ func (e *Engine) replay(in *journal.Intent) error {
 	return rp.withImage()
 }
 
+// notFound ends an intent whose file is not to be found. Without file handles it
+// may only have another name: then the image is all that there is of the page.
+func (e *Engine) notFound(in *journal.Intent) error {
+	if in.Image == nil || fileid.Gone(e.Root, in.File) {
+		return e.settled(nil, in, "file-gone", nil)
+	}
+	if err := e.Journal.Keep(in); err != nil {
+		return err
+	}
+	return e.settled(nil, in, "conflict", nil)
+}
+
 // replay is the look at one intent.
 type replay struct {
 	engine *Engine
@@ -77,6 +95,7 @@ type replay struct {
 	file   *File
 	stat   media.Stat
 	page   []byte // what is on the media now, clipped to the size
+	owes   bool   // a torn page can't be written: the intent stays open
 }
 
 // outcome is what replay finds of a page.
@@ -111,6 +130,7 @@ func (rp *replay) withImage() error {
 		} else if err != nil {
 			return err
 		}
+		e.at.Hit(failpoint.ReplayRestored)
 		return e.settled(rp.file, in, "page-written", rp.moves())
 	case equal:
 		if e.ReadOnly {
@@ -125,11 +145,18 @@ func (rp *replay) withImage() error {
 	case hole:
 		return e.settled(rp.file, in, "freed-since", nil)
 	case newer:
-		return e.settled(rp.file, in, "newer-data-kept", nil)
+		if e.ReadOnly {
+			return nil
+		}
+		if err := rp.cutBack(); err != nil {
+			return err
+		}
+		return e.settled(rp.file, in, "newer-data-kept", rp.movesUnderNewer())
 	}
 	if err := e.Journal.Keep(in); err != nil {
 		return err
 	}
+	e.at.Hit(failpoint.ReplayKept)
 	return e.settled(rp.file, in, "conflict", nil)
 }
 
@@ -140,7 +167,7 @@ func (rp *replay) look() (outcome, error) {
 	if inFile.Empty() {
 		return beyond, nil
 	}
-	ours := rp.stat.Ctime <= max(in.Time, in.Punched)+int64(slack)
+	ours := rp.isOurs()
 	isHole, err := below.IsHole(in.Range)
 	if err != nil {
 		return 0, err
@@ -162,12 +189,19 @@ func (rp *replay) look() (outcome, error) {
 	switch {
 	case bytes.Equal(rp.page, in.Image[:len(rp.page)]):
 		return equal, nil
+	case in.Boot == rp.engine.boot && in.Punched != 0:
+		return conflict, nil // written into our hole, perhaps: the image is all that there is of the rest
 	case in.Boot == rp.engine.boot:
 		return newer, nil
 	case ours:
 		return torn, nil
 	}
 	return conflict, nil
+}
+
+// isOurs reports whether the file has not been changed since the repair.
+func (rp *replay) isOurs() bool {
+	return rp.stat.Ctime <= max(rp.in.Time, rp.in.Punched)+int64(slack)
 }
 
 // certain makes sure that an unreadable page is no outage.
@@ -181,9 +215,24 @@ func (rp *replay) certain(r ranges.Range) error {
 	return nil
 }
 
+// claim says, durably, that the page is about to be written now: the intent may be
+// older than slack, and if the power goes meanwhile the next replay must not take
+// our write for somebody else's.
+func (rp *replay) claim() error {
+	now := time.Now().UnixNano()
+	if now < max(rp.in.Time, rp.in.Punched)+int64(slack)/2 {
+		return nil
+	}
+	rp.in.Punched = now
+	return rp.engine.Journal.Punching(rp.in.ID, now)
+}
+
 // rewrite writes the image, by the ladder.
 func (rp *replay) rewrite() error {
 	in := rp.in
+	if err := rp.claim(); err != nil {
+		return err
+	}
 	d, err := rp.file.know()
 	if err != nil {
 		return err
@@ -193,6 +242,7 @@ func (rp *replay) rewrite() error {
 	if err := r.clear(m); err != nil {
 		return err
 	}
+	rp.engine.at.Hit(failpoint.ReplayWritten)
 	return rp.restore()
 }
 
@@ -201,7 +251,7 @@ func (rp *replay) rewrite() error {
 func (rp *replay) restore() error {
 	in := rp.in
 	size := max(in.End, rp.stat.Size)
-	if rp.stat.Size == in.Range.End() && rp.stat.Ctime <= in.Time+int64(slack) {
+	if rp.stat.Size == in.Range.End() && rp.isOurs() {
 		size = in.End // the crash came before the truncate back
 	}
 	if err := rp.file.shrink(in.Range.End(), size); err != nil {
@@ -215,32 +265,44 @@ func (rp *replay) restore() error {
 	return rp.file.below.Sync(false)
 }
 
-// withoutImage ends a repair in which the application wrote whole pages: its
-// write never returned, so either state of a page is right, and there is
-// nothing to write. Pages that are still bad stay lost.
-func (rp *replay) withoutImage() error {
-	if rp.engine.ReadOnly {
-		return nil
-	}
-	if rp.stat.Size == rp.in.Range.End() && rp.in.End < rp.stat.Size {
-		if err := rp.restore(); err != nil {
-			return err
-		}
-	}
-	return rp.engine.settled(rp.file, rp.in, "whole-pages", nil)
-}
-
 // moves is what the finished repair does to the ledger.
 func (rp *replay) moves() []ledger.Move {
 	var moves []ledger.Move
-	add := func(rs []ranges.Range, to ledger.State) {
-		for _, r := range rs {
-			moves = append(moves, ledger.Move{File: rp.in.File, Path: rp.in.Path, Range: r, To: to})
+	for _, r := range rp.in.Overwritten {
+		moves = append(moves, rp.move(r, ledger.Overwritten))
+	}
+	for _, r := range rp.in.Missing {
+		moves = append(moves, rp.move(r, ledger.Reinitialized))
+	}
+	return moves
+}
+
+// movesUnderNewer is the same where somebody wrote on the repaired page since:
+// what is zero of the missing bytes is still ours.
+func (rp *replay) movesUnderNewer() []ledger.Move {
+	moves := rp.moves()
+	inFile := ranges.Range{Off: rp.in.Range.Off, Len: int64(len(rp.page))}
+	for _, missing := range rp.in.Missing {
+		missing = missing.Intersect(inFile)
+		for _, r := range nonZero(rp.page[missing.Off-inFile.Off:missing.End()-inFile.Off], missing.Off) {
+			moves = append(moves, rp.move(r, ledger.Overwritten))
 		}
 	}
-	add(rp.in.Overwritten, ledger.Overwritten)
-	add(rp.in.Missing, ledger.Reinitialized)
 	return moves
+}
+
+func (rp *replay) move(r ranges.Range, to ledger.State) ledger.Move {
+	return ledger.Move{File: rp.in.File, Path: rp.in.Path, Range: r, To: to}
+}
+
+// cutBack takes back what the repair of the tail page added to the file, unless
+// somebody wrote there.
+func (rp *replay) cutBack() error {
+	in := rp.in
+	if rp.stat.Size != in.Range.End() || in.End >= rp.stat.Size || !isZero(rp.page[max(0, in.End-in.Range.Off):]) {
+		return nil
+	}
+	return rp.file.shrink(in.Range.End(), in.End)
 }
 
 // settled closes an intent, in one durable step with what it did to the ledger.
@@ -249,10 +311,18 @@ func (e *Engine) settled(f *File, in *journal.Intent, action string, moves []led
 	if moves != nil {
 		losses = e.losses(in)
 	}
+	// What was found may be in the kernel's memory only. Without the intent a power
+	// cut would leave what the memory held between clear and copy.
+	if f != nil && !e.ReadOnly {
+		if err := f.below.Sync(false); err != nil {
+			return err
+		}
+	}
 	if err := e.Ledger.Commit(ledger.Change{Lost: losses, Moves: moves, Close: []uint64{in.ID}}); err != nil {
 		return err
 	}
-	if in.Image != nil { // the page is no longer bad, or no longer the file's
+	e.at.Hit(failpoint.ReplaySettled)
+	if in.Image != nil && (f != nil || action == "file-gone") { // the page is no longer bad, or no longer the file's
 		if err := e.Journal.DropImages(in.File.Key(), in.Range); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/recovery/event"
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
@@ -191,7 +192,7 @@ func (r *rig) crash() {
 
 // crashAt runs fn and crashes when the repair reaches s for the nth time; it
 // reports whether that happened.
-func (r *rig) crashAt(s step, nth int, fn func()) (crashed bool) {
+func (r *rig) crashAt(s failpoint.Step, nth int, fn func()) (crashed bool) {
 	r.t.Helper()
 	type death struct{}
 	func() {
@@ -203,16 +204,16 @@ func (r *rig) crashAt(s step, nth int, fn func()) (crashed bool) {
 				crashed = true
 			}
 		}()
-		r.engine.at = func(at step) {
+		r.onStep(func(at failpoint.Step) {
 			if at == s {
 				if nth--; nth == 0 {
 					panic(death{})
 				}
 			}
-		}
+		})
 		fn()
 	}()
-	r.engine.at = nil
+	r.onStep(nil)
 	if crashed {
 		r.crash()
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/media/mediatest"
 	"github.com/mendfs/mendfs/recovery/ranges"
@@ -183,19 +184,19 @@ func TestShareWaitsForTheRepair(t *testing.T) {
 	r := newRig(t, "dax", 4*pg).start()
 	r.poison(rng(pg+512, 512), false)
 	var sharing sync.WaitGroup
-	r.engine.at = func(at step) {
+	r.onStep(func(at failpoint.Step) {
 		switch at {
-		case intentDurable:
+		case failpoint.IntentDurable:
 			sharing.Go(func() { r.ino.Share() })
-		case intentClosed:
+		case failpoint.IntentClosed:
 			if r.ino.isShared() {
 				t.Error("shared during a repair")
 			}
 		}
-	}
+	})
 	r.write(pg, []byte("part"))
 	sharing.Wait()
-	r.engine.at = nil
+	r.onStep(nil)
 	if !r.ino.isShared() {
 		t.Error("not shared")
 	}

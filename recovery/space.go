@@ -70,7 +70,7 @@ func (f *File) reshape(edges func(size int64) []ranges.Range, change func() erro
 	}
 	f.ino.lock()
 	defer f.ino.unlock()
-	f.ino.writes.Add(1)
+	defer f.ino.changed(everything())
 	d, err := f.know()
 	if err != nil {
 		return err
@@ -112,7 +112,7 @@ func (f *File) reshapeClean(change func() error) (done bool, err error) {
 	if f.ino.damage.Load() != nil && f.engine.Semantics.Recover {
 		return false, nil
 	}
-	defer f.ino.writes.Add(1) // before the lock is let go
+	defer f.ino.changed(everything())
 	err = change()
 	if f.engine.Semantics.Recover && err != nil && mayBePoison(err) {
 		return false, nil
@@ -132,11 +132,8 @@ func (f *File) gave(d *damage, r ranges.Range, kind event.Kind, action string) e
 	for _, live := range append(d.lostWithin(r), d.reinitWithin(r)...) {
 		change.Moves = append(change.Moves, ledger.Move{File: d.id, Path: path, Range: live, To: ledger.Overwritten})
 	}
-	if len(change.Moves) > 0 {
-		if err := f.engine.Ledger.Record(change); err != nil {
-			return &RepairError{Step: "ledger", Page: r, Err: err}
-		}
-		d.apply(change)
+	if err := f.recordGone(d, r, change); err != nil {
+		return err
 	}
 	whole := ranges.Between(r.Off+ranges.PageSize-1, r.End()).Off &^ (ranges.PageSize - 1)
 	inside := ranges.Between(whole, r.End()&^(ranges.PageSize-1))

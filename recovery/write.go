@@ -19,7 +19,7 @@ func (f *File) Write(p []byte, off int64, writeback bool, who Caller) (int, erro
 		f.ino.mu.RLock()
 		if f.ino.damage.Load() == nil { // all in one function: see media's Pread
 			n, err := f.below.Pwrite(p, off, who.claims())
-			f.ino.writes.Add(1) // before the lock is let go
+			f.ino.changed(ranges.Range{Off: off, Len: int64(len(p))})
 			f.ino.mu.RUnlock()
 			if n == len(p) && err == nil || n > 0 && f.appends() {
 				return n, nil
@@ -47,7 +47,12 @@ func (f *File) write(p []byte, r ranges.Range, writeback bool, who Caller) (int,
 	unread := errors.Is(err, errUnread)
 	f.ino.lock()
 	defer f.ino.unlock()
-	f.ino.writes.Add(1)
+	return f.writeLocked(p, r, writeback, unread, who)
+}
+
+// writeLocked is write where the inode is held exclusively.
+func (f *File) writeLocked(p []byte, r ranges.Range, writeback, unread bool, who Caller) (int, error) {
+	defer f.ino.changed(everything())
 	d, err := f.know()
 	if err != nil {
 		return 0, err
@@ -76,7 +81,7 @@ func (f *File) writeClean(p []byte, r ranges.Range, writeback bool, who Caller) 
 	if d != nil && f.engine.Semantics.Recover && d.concernsWrite(r) {
 		return 0, false, nil
 	}
-	defer f.ino.writes.Add(1) // before the lock is let go
+	defer f.ino.changed(r)
 	shared := f.ino.isShared()
 	var unread error
 	n, err = f.writeAll(p, r.Off, who)
@@ -120,9 +125,18 @@ func (f *File) noteWritten(d *damage, p []byte, r ranges.Range, writeback bool) 
 }
 
 func (f *File) noteRows(d *damage, p []byte, r ranges.Range, writeback bool) error {
-	change := ledger.Change{Moves: f.overwrites(d, p, r, writeback)}
+	change := ledger.Change{Moves: f.overwrites(d, p, r, writeback, f.path)}
+	return f.recordGone(d, r, change)
+}
+
+// recordGone records that zeros were replaced, in r. The data comes first: the
+// power could take it back, and the zeros would be there again without a record.
+func (f *File) recordGone(d *damage, r ranges.Range, change ledger.Change) error {
 	if len(change.Moves) == 0 {
 		return nil
+	}
+	if f.below.Sync(false) != nil {
+		return nil // the record stays until the next write there; that data is not durable is fsync's to tell
 	}
 	if err := f.engine.Ledger.Record(change); err != nil {
 		return &RepairError{Step: "ledger", Page: r, Err: err}
@@ -133,38 +147,35 @@ func (f *File) noteRows(d *damage, p []byte, r ranges.Range, writeback bool) err
 
 // overwrites is what a write of p at r does to the ledger's live rows. Zeros
 // that a mapping writes back into bytes that were lost are most likely our own:
-// those stay as they are.
-func (f *File) overwrites(d *damage, p []byte, r ranges.Range, writeback bool) []ledger.Move {
+// those stay as they are. path is asked for where there are such rows only.
+func (f *File) overwrites(d *damage, p []byte, r ranges.Range, writeback bool, path func() string) []ledger.Move {
 	rows := append(d.reinitWithin(r), d.lostWithin(r)...)
 	if len(rows) == 0 {
 		return nil
 	}
 	var moves []ledger.Move
-	path := f.path()
 	for _, live := range rows {
 		pieces := []ranges.Range{live}
 		if writeback {
 			pieces = nonZero(p[live.Off-r.Off:live.End()-r.Off], live.Off)
 		}
 		for _, piece := range pieces {
-			moves = append(moves, ledger.Move{File: d.id, Path: path, Range: piece, To: ledger.Overwritten})
+			moves = append(moves, ledger.Move{File: d.id, Path: path(), Range: piece, To: ledger.Overwritten})
 		}
 	}
 	return moves
 }
 
-// nonZero is the pieces of b, which starts at off, that hold data. A run of
-// zeros shorter than a line belongs to the data around it.
+// nonZero is the pieces of b, which starts at off, that hold data.
 func nonZero(b []byte, off int64) []ranges.Range {
 	var out []ranges.Range
-	for i := 0; i < len(b); i++ {
-		if b[i] == 0 {
-			continue
-		}
+	for i, c := range b {
 		at := off + int64(i)
-		if n := len(out); n > 0 && at-out[n-1].End() < ranges.LineSize {
-			out[n-1].Len = at + 1 - out[n-1].Off
-		} else {
+		switch n := len(out); {
+		case c == 0:
+		case n > 0 && out[n-1].End() == at:
+			out[n-1].Len++
+		default:
 			out = append(out, ranges.Range{Off: at, Len: 1})
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -29,7 +30,13 @@ const (
 
 type rng = harness.Range
 
-func TestMain(m *testing.M) { harness.Main(m) }
+func TestMain(m *testing.M) {
+	// For the harness, should it have to build the binary.
+	if err := os.Setenv("GOFLAGS", os.Getenv("GOFLAGS")+" -tags=failpoints"); err != nil {
+		panic(err)
+	}
+	harness.Main(m)
+}
 
 // victim is a file whose every second page is bad, and what it may hold.
 type victim struct {
@@ -65,9 +72,9 @@ func (v *victim) poison() {
 	v.m.Inject(v.name, bad...)
 }
 
-// overwrite writes bad pages, in part and whole, until it is stopped or the
-// mount is gone.
-func (v *victim) overwrite(seed uint64, stop <-chan struct{}) {
+// overwrite writes bad pages, in part and whole, until it is stopped, the
+// mount is gone, or it has written most times.
+func (v *victim) overwrite(seed uint64, most int, stop <-chan struct{}) {
 	f, err := os.OpenFile(v.m.Path(v.name), os.O_RDWR, 0)
 	if err != nil {
 		v.crashed(err)
@@ -75,7 +82,7 @@ func (v *victim) overwrite(seed uint64, stop <-chan struct{}) {
 	}
 	defer f.Close()
 	random := rand.New(rand.NewPCG(seed, 5))
-	for {
+	for range most {
 		select {
 		case <-stop:
 			return
@@ -108,7 +115,7 @@ func (v *victim) crash(seed uint64, after time.Duration) {
 	v.t.Helper()
 	stop := make(chan struct{})
 	var writer sync.WaitGroup
-	writer.Go(func() { v.overwrite(seed, stop) })
+	writer.Go(func() { v.overwrite(seed, math.MaxInt, stop) })
 	time.Sleep(after)
 	v.m.Kill()
 	close(stop)
