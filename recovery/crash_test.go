@@ -221,6 +221,23 @@ func TestReplayThroughTheOtherHardLink(t *testing.T) {
 	wantBytes(t, "through the other name", r.read(0, int64(len(before))), without(before, bad))
 }
 
+// TestReplayKeepsTheImageOfAFileItCantFind: without file handles a renamed file is
+// not found, and may still be there.
+func TestReplayKeepsTheImageOfAFileItCantFind(t *testing.T) {
+	r, _, _ := openIntent(t, failpoint.IntentDurable)
+	changeIntent(r, func(in *journal.Intent) { in.File.Handle = "" })
+	other := filepath.Join(r.backing, "other")
+	r.check(os.Rename(r.path(), other))
+	r.name = "other"
+	r.start()
+	if kept := r.journal.Kept(); len(kept) != 1 || kept[0].Image == nil {
+		t.Errorf("%d images kept", len(kept))
+	}
+	if got := replayed(t, r); got != "conflict" {
+		t.Errorf("replay said %q", got)
+	}
+}
+
 // TestReplayAfterAPowerCut makes the intent look as if it came from an earlier
 // boot: what reads well and differs is torn if nothing happened since, and a
 // conflict otherwise.
@@ -260,6 +277,11 @@ func TestReplayAfterAPowerCut(t *testing.T) {
 // otherBoot puts the one open intent into a journal of its own, changed.
 func otherBoot(r *rig, made time.Duration) {
 	r.t.Helper()
+	changeIntent(r, func(in *journal.Intent) { in.Boot, in.Time = "another boot", time.Now().Add(made).UnixNano() })
+}
+
+func changeIntent(r *rig, change func(*journal.Intent)) {
+	r.t.Helper()
 	path := filepath.Join(r.state, "journal")
 	j, err := journal.View(path)
 	r.check(err)
@@ -269,7 +291,7 @@ func otherBoot(r *rig, made time.Duration) {
 	r.check(os.Remove(path))
 	again, err := journal.Open(path, fs)
 	r.check(err)
-	in.Boot, in.Time = "another boot", time.Now().Add(made).UnixNano()
+	change(&in)
 	r.check(again.Begin(&in))
 	r.check(again.Shutdown())
 }
