@@ -19,6 +19,10 @@ func look(path, what string) (*place, error) {
 	if err != nil {
 		return nil, notThere(err, what, path)
 	}
+	if err = p.endHanging(); err != nil {
+		p.close()
+		return nil, err
+	}
 	if p.isDead() {
 		err = p.lookBelow()
 	} else if err = p.checkDir(); err != nil {

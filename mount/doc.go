@@ -37,7 +37,8 @@
 // With Options.Confine the process gives away for good what serving does not
 // need: capabilities before step 3, and before the first request everything
 // but its files (Landlock, no_new_privs). The right to unmount stays with a
-// process of its own (unmounter.go), which never unmounts by itself.
+// process of its own (unmounter.go), which never unmounts by itself. It outlives
+// a server that was killed and hangs, and aborts the connection (abort.go).
 // docs/security.md has the whole of it.
 //
 // # State directory

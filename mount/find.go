@@ -89,9 +89,9 @@ func notFound(err error, path string) error {
 func (m mountEntry) served(all []entry) (*entry, error) {
 	e := m.listed(all)
 	switch {
-	case e != nil:
+	case e != nil && !e.hasDied():
 		return e, e.awake()
-	case m.isDead():
+	case e != nil || m.isDead():
 		return nil, failed(nil, "mendfs umount "+m.Mountpoint+", or mount again, which replaces it", "the mount at %s is dead: its daemon is gone", m.Mountpoint)
 	}
 	return nil, failed(nil, "ask as that user, with his XDG_RUNTIME_DIR, or with --state DIR", "the mount at %s by user %d is in no list of running mounts that can be found", m.Mountpoint, m.owner())

@@ -175,6 +175,7 @@ func (m *Mount) admitted(t *target, want meta, then func(*registry, entry) error
 	defer lock.Close()
 	e := entry{
 		Running:  Running{Mountpoint: m.path, Backing: m.backing, State: path, FS: want.FS, Pid: os.Getpid()},
+		Started:  ownStart(),
 		BackedBy: t.backing.spot(),
 		At:       t.mountpoint.spot(),
 		Records:  records,

@@ -24,6 +24,9 @@ func (m *Mount) notices(t *target) {
 		m.config.warn("semantics %s: programs get EIO over poison, and SIGBUS where they map it", m.config.semantics.Name)
 	}
 	m.unprotected()
+	if m.unmounter != nil && m.unmounter.noAbort != nil {
+		m.config.warn("if mendfs is killed while it waits in the kernel, programs that use %s may hang until its connection is aborted, and that can't be done from here (%v); as root, now or then: mount -t fusectl none %s", m.path, m.unmounter.noAbort, connections)
+	}
 	if os.Geteuid() != 0 {
 		m.config.warn("mounted by an ordinary user: files keep their owner only if that is you, interrupted repairs find files by path alone, suid and devices are off, and --protect rw or known needs root")
 	}

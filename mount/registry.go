@@ -36,7 +36,8 @@ type Running struct {
 // with flock(2).
 type entry struct {
 	Running
-	Dev      string `json:"dev"` // of the FUSE filesystem, once it is mounted
+	Started  uint64 `json:"started"` // when the process was: see vitals
+	Dev      string `json:"dev"`     // of the FUSE filesystem, once it is mounted
 	BackedBy spot   `json:"backed_by"`
 	At       spot   `json:"at"`      // the directory that the mountpoint covers
 	Records  spot   `json:"records"` // the state directory

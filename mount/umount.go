@@ -27,8 +27,15 @@ func Unmount(mountpoint string) error {
 	if err != nil {
 		return notFound(err, mountpoint)
 	}
-	dead := p.isDead()
+	hangs := p.isMountRoot() && p.hangs()
+	if hangs {
+		err = p.abort()
+	}
+	dead := hangs || p.isDead()
 	p.close() // an open descriptor would keep the mount busy
+	if err != nil {
+		return err
+	}
 	e, file := entryWhere(func(e entry) bool { return e.Dev == p.mount.Dev })
 	switch {
 	case p.mount.Type != FSType:

@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,16 +22,22 @@ import (
 // the same rights as itself, which does nothing but take away the one mount
 // that it is told of. It ends when the serving process does, however that
 // ends, and never unmounts by itself: a dead mount stays and keeps programs
-// away from the unprotected files.
+// away from the unprotected files. One thing it does unasked: it aborts the
+// connection of a server that was killed and hangs (abort.go).
 
 // unmounterEnv marks a process started by startUnmounter. Its socket is then
-// descriptor 3.
+// descriptor 3, and /proc/PID/stat of the serving process 4.
 const (
 	unmounterEnv    = "MENDFS_UNMOUNTER"
 	unmounterSocket = 3
+	unmounterServer = 4
 )
 
-// errand is the first message: the one mount that may be unmounted.
+// watchInterval is how often the serving process is looked at.
+const watchInterval = time.Second
+
+// errand is the first message: the one mount that may be unmounted. The answer
+// says whether its connection could be aborted.
 type errand struct {
 	Path string `json:"path"`
 	Dev  string `json:"dev"` // of the FUSE filesystem
@@ -53,6 +61,8 @@ type unmounter struct {
 	conn net.Conn
 	out  *json.Encoder
 	in   *json.Decoder
+
+	noAbort error // why the connection can't be aborted, after assign; nil: it can
 }
 
 func startUnmounter() (*unmounter, error) {
@@ -70,11 +80,16 @@ func startUnmounter() (*unmounter, error) {
 	if err != nil {
 		return nil, err
 	}
+	server, err := openProcess("self")
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	defer server.close()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args[0] = os.Args[0] + " (unmounts)"
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), unmounterEnv+"=1")
-	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.ExtraFiles = []*os.File{theirs, server.stat}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // out of reach of the terminal's signals
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -94,7 +109,9 @@ func (u *unmounter) close() error {
 func (u *unmounter) assign(path, dev string) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.out.Encode(errand{path, dev})
+	var err error
+	u.noAbort, err = u.ask(errand{path, dev})
+	return err
 }
 
 // detach is the function detach for the mount of assign; EINVAL says that it
@@ -102,25 +119,34 @@ func (u *unmounter) assign(path, dev string) error {
 func (u *unmounter) detach(lazy bool) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := u.out.Encode(order{lazy}); err != nil {
-		return fmt.Errorf("the process that unmounts is gone: %w", err)
+	said, err := u.ask(order{lazy})
+	return cmp.Or(err, said)
+}
+
+// ask is what the process said to a message. The caller holds mu.
+func (u *unmounter) ask(message any) (said, err error) {
+	if err := u.out.Encode(message); err != nil {
+		return nil, fmt.Errorf("the process that unmounts is gone: %w", err)
 	}
 	var a answer
 	if err := u.in.Decode(&a); err != nil {
-		return fmt.Errorf("the process that unmounts is gone: %w", err)
+		return nil, fmt.Errorf("the process that unmounts is gone: %w", err)
 	}
 	switch {
 	case a.Text != "":
-		return fmt.Errorf("%s: %w", a.Text, a.Errno)
+		return fmt.Errorf("%s: %w", a.Text, a.Errno), nil
 	case a.Errno != 0:
-		return a.Errno
+		return a.Errno, nil
 	}
-	return nil
+	return nil, nil
 }
 
 // Unmounter is the started program's side: a process that unmounts for the
 // one that started it.
-type Unmounter struct{ conn *os.File }
+type Unmounter struct {
+	conn   *os.File
+	server process // the serving one
+}
 
 // UnmountsFor is the unmounting side if this process was started to be that,
 // else nil. Programs that mount with Options.Confine must ask it before all
@@ -132,11 +158,13 @@ func UnmountsFor() *Unmounter {
 	}
 	_ = os.Unsetenv(unmounterEnv) // can't fail for a name without '='
 	unix.CloseOnExec(unmounterSocket)
-	return &Unmounter{os.NewFile(unmounterSocket, "serving process")}
+	unix.CloseOnExec(unmounterServer)
+	return &Unmounter{os.NewFile(unmounterSocket, "serving process"), process{os.NewFile(unmounterServer, "stat")}}
 }
 
 // Serve unmounts when it is told to, and returns when the process that
-// started it is gone. Signals that end a group of processes don't end it: the
+// started it is gone, or killed: the connection is then aborted, in case that it
+// hangs. Signals that end a group of processes don't end it: the
 // serving process has its use for it then.
 func (u *Unmounter) Serve() error {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
@@ -148,13 +176,47 @@ func (u *Unmounter) Serve() error {
 	if in.Decode(&e) != nil {
 		return nil // it came to nothing
 	}
+	abort, err := aborter(e.Path, e.Dev)
+	if err := out.Encode(answerOf(err)); err != nil {
+		return err
+	}
+	if err != nil {
+		abort = e.abort
+	}
+	obeyed := make(chan error, 1)
+	go func() { obeyed <- e.obey(in, out) }() // ends with the process, if not before
+	return u.watch(obeyed, abort)
+}
+
+// obey unmounts as often as it is told to.
+func (e errand) obey(in *json.Decoder, out *json.Encoder) error {
 	for {
 		var o order
 		if in.Decode(&o) != nil {
-			return nil // the serving process has ended
+			return nil // the serving process has closed its end
 		}
 		if err := out.Encode(answerOf(e.unmount(o.Lazy))); err != nil {
 			return err
+		}
+	}
+}
+
+// watch returns when there is nothing more to obey, or the serving process is
+// dead and its connection aborted.
+func (u *Unmounter) watch(obeyed <-chan error, abort func() error) error {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-obeyed:
+			if u.server.hasDied() { // and may hang in closing what it had open besides this
+				err = errors.Join(err, abort())
+			}
+			return err
+		case <-tick.C:
+			if u.server.hasDied() && abort() == nil {
+				return nil
+			}
 		}
 	}
 }
@@ -166,17 +228,38 @@ var unmountCapabilities = map[int]string{
 	unix.CAP_DAC_READ_SEARCH: "dac_read_search",
 }
 
+// find is the mount's root if it is the one on top at its path, else EINVAL.
+func (e errand) find() (*place, error) {
+	p, err := lookup(e.Path)
+	if err != nil {
+		return nil, err
+	}
+	if p.mount.Dev != e.Dev || p.mount.Type != FSType || !p.isMountRoot() {
+		p.close()
+		return nil, unix.EINVAL
+	}
+	return p, nil
+}
+
 // unmount takes the mount away if it is the one on top at its path.
 func (e errand) unmount(lazy bool) error {
-	p, err := lookup(e.Path)
+	p, err := e.find()
 	if err != nil {
 		return err
 	}
 	p.close() // an open descriptor would keep the mount busy
-	if p.mount.Dev != e.Dev || p.mount.Type != FSType || !p.isMountRoot() {
-		return unix.EINVAL
-	}
 	return detach(p.path, lazy)
+}
+
+// abort is what is left where no abort could be made ready: somebody may have
+// mounted fusectl since.
+func (e errand) abort() error {
+	p, err := e.find()
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	return p.abort()
 }
 
 func answerOf(err error) answer {
