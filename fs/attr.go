@@ -45,6 +45,7 @@ func (f *FS) stat(id, fh uint64, byHandle bool, st *unix.Statx_t) (time.Duration
 		return 0, err
 	}
 	n.notice(st)
+	f.look(n, fd, st)
 	return f.attrTimeout(n), nil
 }
 
@@ -94,6 +95,8 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 const attributes = fuse.FATTR_SIZE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_MODE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
 
 func (f *FS) setAttr(n *inode, fd int, in *fuse.SetAttrIn) error {
+	f.changing(n, fd)
+	defer f.changed(n, fd)
 	if in.Valid&(fuse.FATTR_KILL_SUIDGID|attributes) == 0 {
 		// What is left of a wish to drop privileges: see privs.go.
 		if err := f.mayDropPrivs(n, fd, &in.Caller); err != nil {
@@ -150,6 +153,7 @@ func timespec(valid, wanted, now uint32, sec uint64, nsec uint32) unix.Timespec 
 // it opens the file for this.
 func (f *FS) truncate(n *inode, fd int, size int64, in *fuse.SetAttrIn) error {
 	who := caller(&in.Caller)
+	defer f.dropStale(n)
 	if fh, ok := in.GetFh(); ok {
 		h, err := f.handles.get(fh)
 		if err != nil {

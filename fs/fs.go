@@ -40,7 +40,9 @@
 // O_APPEND and O_DIRECT are the kernel's business and stripped: it sends the
 // offset, and writeback of a part of a page must not be refused.
 //
-// What a page cache may keep over an open: see inode.unchanged.
+// What the kernel may keep in its page cache while others change the backing: see
+// sight. What its FUSE needs so that no WRITE is lost where pages are dropped: see
+// crossing.
 //
 // FLUSH is not asked for: close(2) on the filesystems we serve reports
 // nothing that fsync(2) does not. Nothing here waits for anything but the
@@ -105,6 +107,7 @@ type FS struct {
 	server     atomic.Pointer[fuse.Server]
 	refused    atomic.Uint64 // opens that the kernel would not serve by passthrough
 	killable   *killable     // what Answer gave
+	stale      stale
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -125,7 +128,7 @@ func New(c Config) (*FS, error) {
 		callers.close()
 		return nil, fmt.Errorf("opening the backing directory: %w", err)
 	}
-	return &FS{
+	f := &FS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		config:        c,
 		engine:        c.Engine,
@@ -136,7 +139,10 @@ func New(c Config) (*FS, error) {
 		// file handles of an earlier mount from naming other files. The
 		// kernel keeps 32 bits of it.
 		generation: uint64(rand.Uint32()),
-	}, nil
+		stale:      stale{pages: map[uint64]*ranges.Set{}},
+	}
+	f.stale.server = &f.server
+	return f, nil
 }
 
 // MountOptions are the options that this filesystem needs to be right. The
@@ -154,7 +160,7 @@ func (f *FS) MountOptions() *fuse.MountOptions {
 		// Splicing from files answers short in front of poison, which the
 		// kernel would take for the end of the file.
 		DisableSplice:            true,
-		ExplicitDataCacheControl: f.config.Exclusive,
+		ExplicitDataCacheControl: true, // see sight
 		ExtraCapabilities: fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_DONT_MASK |
 			fuse.CAP_SETXATTR_EXT | fuse.CAP_EXPORT_SUPPORT,
 		MaxStackDepth:        1, // of filesystems, where there is passthrough: this one over one that stands alone
@@ -215,6 +221,7 @@ func (f *FS) Stats() Stats {
 // request has been answered.
 func (f *FS) Close() error {
 	err := f.killable.close()
+	f.stale.done.Wait() // the kernel is gone, and answers at once
 	f.callers.close()
 	return errors.Join(err, f.handles.close(), f.table.close())
 }

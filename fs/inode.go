@@ -41,10 +41,10 @@ type inode struct {
 
 	rec    atomic.Pointer[recovery.Inode] // made on first use
 	passed atomic.Pointer[passage]        // made on first open, where there is passthrough
+	cross  atomic.Pointer[crossing]       // made on first write
 	plain  atomic.Bool                    // neither setuid, setgid nor capabilities since the last look
-
-	mu   sync.Mutex // guards making rec, setting plain, and:
-	seen version
+	sight  sight                          // where others may change the file
+	mu     sync.Mutex                     // guards making rec, setting plain
 }
 
 // recovery is what the engine knows of the regular file n, which is acquired
@@ -67,7 +67,11 @@ func (n *inode) recovery(e *recovery.Engine, fd int) *recovery.Inode {
 // a repair gives a file in passing.
 func (n *inode) stat(fd int, st *unix.Statx_t) error {
 	if rec := n.rec.Load(); rec != nil {
-		return rec.View(func() error { return statx(fd, st) })
+		return rec.View(func() error {
+			err := statx(fd, st)
+			st.Size = uint64(rec.Size(int64(st.Size)))
+			return err
+		})
 	}
 	return statx(fd, st)
 }
@@ -83,26 +87,6 @@ func (f *FS) reachable(n *inode, err error) error {
 		return fmt.Errorf("%w, after %w", unix.ESTALE, err)
 	}
 	return err
-}
-
-// version changes whenever the content of a file does.
-type version struct {
-	sec  int64
-	size uint64
-	nsec uint32
-}
-
-// unchanged reports whether the file is the same as when it was asked last,
-// at the open before: only then the kernel may keep the pages it has. So who
-// opens a file after it was changed in the backing directory sees the change;
-// who has it open, after the attribute timeout (AUTO_INVAL_DATA).
-func (n *inode) unchanged(st *unix.Statx_t) bool {
-	now := version{sec: st.Ctime.Sec, nsec: st.Ctime.Nsec, size: st.Size}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	same := n.seen == now
-	n.seen = now
-	return same
 }
 
 // statx is the one question for attributes. fd may be O_PATH.

@@ -149,6 +149,7 @@ func (f *FS) tell(n *inode, out *fuse.EntryOut) error {
 
 func (f *FS) fillEntry(n *inode, st *unix.Statx_t, out *fuse.EntryOut) {
 	n.notice(st)
+	f.look(n, n.fd, st)
 	out.NodeId = n.id
 	out.Generation = f.generationOf(n)
 	out.SetEntryTimeout(f.config.EntryTimeout)

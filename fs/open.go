@@ -119,8 +119,7 @@ func (f *FS) keepsCache(n *inode, fd int) bool {
 	case f.config.Exclusive:
 		return true
 	}
-	var st unix.Statx_t
-	return n.stat(fd, &st) == nil && n.unchanged(&st)
+	return f.unchanged(n, fd)
 }
 
 // opened gives the kernel the handle h, for an open with flags by c. It takes

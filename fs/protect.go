@@ -23,14 +23,15 @@ import (
 
 // passage is how an inode is open, where the kernel may do I/O by itself.
 type passage struct {
-	mu      sync.Mutex // guards all below but asked; held while the service of an open is decided
+	mu      sync.Mutex // guards all below but asked and cached; held while the service of an open is decided
 	mode    ioMode
 	backing int32  // what the kernel calls the backing file; 0: not registered
 	unshare func() // what Share gave; nil: the engine has not been told of anything
 	writers int    // opens in passthrough that may write
 	wrote   bool   // a mapping of one that is closed may be left
 
-	asked atomic.Uint32 // how long the kernel may keep attributes, from here on
+	asked  atomic.Uint32 // how long the kernel may keep attributes, from here on
+	cached atomic.Int32  // opens that use the kernel's page cache
 }
 
 const (
@@ -73,6 +74,7 @@ func (f *FS) pass(h *handle, flags uint32, c *fuse.Caller, out *fuse.OpenOut) er
 	p.mode.opened(h.service)
 	p.tell(h.n.rec.Load())
 	if h.service == cached {
+		p.cached.Add(1)
 		return nil
 	}
 	out.OpenFlags |= fuse.FOPEN_PASSTHROUGH
@@ -115,6 +117,9 @@ func (f *FS) unpass(h *handle) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mode.closed(h.service)
+	if h.service == cached {
+		p.cached.Add(-1)
+	}
 	if h.service != cached && h.writes {
 		p.writers--
 		p.wrote = true

@@ -65,9 +65,6 @@ func newSoak(t *testing.T, profile string, seed uint64, ops int) *soak {
 	for n := range workers {
 		s.start(fmt.Sprint("worker", n), uint64(n))
 	}
-	if !over && os.Getenv("MENDFS_SOAK_BESIDE") == "" {
-		return s // see sharedDir
-	}
 	for n := range writers {
 		s.start(fmt.Sprint("shared-writer", n), uint64(10+n))
 	}
@@ -202,7 +199,7 @@ func (s *soak) poisonShared() {
 		s.shared++
 		_, err := control.Dial(s.m.State).Inject(context.Background(), control.InjectRequest{
 			Path: sharedName(file), Ranges: []ranges.Range{r}, OnRealFiles: true,
-			Latent: s.random.IntN(2) == 0, KeepCache: true,
+			Latent: s.random.IntN(2) == 0, KeepCache: s.random.IntN(2) == 0,
 		})
 		if err != nil {
 			s.t.Fatalf("poisoning %s %v: %v", sharedName(file), r, err)

@@ -23,13 +23,7 @@ import (
 // The shared files are lines that tell what they are: file, place, generation,
 // checksum. The sectors belong by turns to two writers, so that each page has
 // both; readers want every line to be whole and never older than seen before, or
-// zero. Poison comes while all that goes on.
-//
-// That is done in over-mounts only, and injections leave the page cache alone. Where
-// the kernel drops pages from its cache while a write is on its way through FUSE,
-// as it does for each change of mtime in a mount beside the backing, a read may bring the
-// old bytes back into the cache, and a store beside them writes those back over the
-// new ones. MENDFS_SOAK_BESIDE=1 does it all the same.
+// zero. Poison comes while all that goes on, and in part drops the page cache.
 const (
 	sharedDir   = "shared"
 	sharedFiles = 2
@@ -302,7 +296,7 @@ func (s *sharer) settle(file int, data []byte, rows []ledger.Row) error {
 		switch {
 		case isZero(b) && !l.all.Contains(r):
 			return fmt.Errorf("%v is zero, and the ledger does not have it", r)
-		case !isZero(b) && l.lost.Overlaps(r), !isZero(b) && l.all.Overlaps(r) && !s.killed:
+		case hasContent(b, r, l.lost), hasContent(b, r, l.all) && !s.killed:
 			return fmt.Errorf("%v is in the ledger, and has content", r)
 		case isZero(b) || !s.owns(at):
 			continue
@@ -312,6 +306,17 @@ func (s *sharer) settle(file int, data []byte, rows []ledger.Row) error {
 		}
 	}
 	return nil
+}
+
+// hasContent reports whether a byte of b, which is at r, is not zero and in the
+// ledger. Zeros that a mapping wrote back beside others are there, rightly.
+func hasContent(b []byte, r ranges.Range, ledger *ranges.Set) bool {
+	for of := range ledger.Within(r) {
+		if !isZero(b[of.Off-r.Off : of.End()-r.Off]) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *sharer) checkBelow(string) error { return nil } // soakMount.checkShared
