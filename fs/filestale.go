@@ -25,15 +25,9 @@ type stale struct {
 // dropStale has the kernel drop what repairs have changed of n. Call it when a
 // request has changed or learnt something; for a file of which nothing is known
 // it costs two loads.
-//
-// Where the backing can be changed by others the kernel drops its pages by itself
-// when it sees another mtime, after AttrTimeout (AUTO_INVAL_DATA). We tell it only
-// where it does not: a daemon that is killed while it tells, and the page is locked
-// by an unanswered request, can't end before the connection is aborted, which the process that unmounts does
-// (invalidate_inode_pages2_range waits in the daemon, Linux 6.18).
 func (f *FS) dropStale(n *inode) {
 	rec := n.rec.Load()
-	if rec == nil || !f.config.Exclusive {
+	if rec == nil {
 		return
 	}
 	changed := rec.TakeChanged()
