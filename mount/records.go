@@ -50,20 +50,13 @@ func (r *records) Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, 
 	return rows, nil
 }
 
-// lossy is the files that have rows, each at least once.
+// lossy is the files that have rows.
 func (r *records) lossy(history bool) iter.Seq2[seenFile, error] {
 	return func(yield func(seenFile, error) bool) {
-		last := seenFile{}
-		for row, err := range r.ledger.All(history) {
-			if err != nil {
-				yield(seenFile{}, failed(err, "see the state disk", "the ledger can't be read"))
+		for _, f := range r.ledger.Files(history) {
+			if !yield(seenFile{f.ID, f.Path}, nil) {
 				return
 			}
-			f := seenFile{row.File, row.Path}
-			if f != last && !yield(f, nil) {
-				return
-			}
-			last = f
 		}
 	}
 }

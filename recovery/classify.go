@@ -56,13 +56,18 @@ func (f *File) isolate(d *damage, doubtful []*page) ([]*page, error) {
 	uncorroborated := 0
 	for _, p := range doubtful {
 		if p.verdict != media.Listed {
-			if err := p.retry(f.below); err == nil {
+			err := p.retry(f.below)
+			if err == nil {
 				continue // it was passing: no poison here
-			} else if !mayBePoison(err) || p.verdict == media.Clear {
+			}
+			p.verdict = f.below.Corroborate(p.want) // the list may be a moment late
+			if !mayBePoison(err) || p.verdict == media.Clear {
 				return nil, f.outage(p.want, err) // no media error, or not on a complete list
 			}
 			p.salvage(f.below)
-			uncorroborated++
+			if p.verdict != media.Listed {
+				uncorroborated++
+			}
 		}
 		isolated = append(isolated, p)
 	}

@@ -65,7 +65,8 @@ func copyInKernel(dst *File, dstOff int64, src *File, srcOff, n int64, who Calle
 		done = int64(max(n, 0))
 		return err
 	})
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EXDEV) {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EXDEV) ||
+		errors.Is(err, unix.EAGAIN) { // what copy_splice_read makes of EFAULT, for latent poison in front (Linux 6.18, fs/splice.c)
 		return 0, errCopyHere
 	}
 	return done, err
@@ -100,7 +101,7 @@ func (f *File) readKnowing(p []byte, off int64, who Caller) (n int, zeros []rang
 			return n, nil, err
 		}
 	}
-	f.tryFinishOpen()
+	f.tryFinishOpen(want)
 	f.ino.lock()
 	defer f.ino.unlock()
 	r, err := f.tryWithin(p, off, start{writes: f.ino.writes.Load()})
@@ -140,16 +141,13 @@ func (f *File) writeCopied(p []byte, off int64, zeros []ranges.Range, who Caller
 	if err := f.engine.Ledger.Commit(f.copied(d, at, zeros)); err != nil {
 		return 0, &RepairError{Step: "ledger", Page: at, Err: err}
 	}
+	d.setCopied(at, zeros) // the write does not end the rows of these
 	n, err := f.writeLocked(p, at, false, false, who)
+	d.setCopied(at, nil)
+	d.apply(f.copied(d, at, zeros))
 	if n == 0 {
 		return 0, err
 	}
-	at.Len = int64(n)
-	again := f.copied(d, at, zeros) // the write has ended the rows that were there before
-	if err := f.engine.Ledger.Record(again); err != nil {
-		return 0, &RepairError{Step: "ledger", Page: at, Err: err}
-	}
-	d.apply(again)
 	return n, nil
 }
 

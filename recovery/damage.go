@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -38,6 +37,7 @@ type damage struct {
 	// changed is what repairs put into pages other than the application asked for,
 	// and nobody has taken (TakeChanged).
 	changed ranges.Set
+	copied  ranges.Set // guarded by the inode too, exclusively
 	// open are repairs that were written but could not be closed, openPages their
 	// pages: nobody may write there until the intents are closed.
 	openPages ranges.Set
@@ -49,20 +49,11 @@ type damage struct {
 
 // loadImages finds the pages that have an image. Those whose image is owed to
 // the medium are bad; the others are until the medium is asked.
-func (d *damage) loadImages(j *journal.Journal) error {
+func (d *damage) loadImages(j *journal.Journal) {
 	d.images = *ranges.Of(j.Pages(d.key).Slice()...)
-	for r := range d.images.All() {
-		for off := r.Off; off < r.End(); off += ranges.PageSize {
-			im, ok, err := j.Image(d.key, off)
-			if err != nil {
-				return fmt.Errorf("reading the image of page %v: %w", ranges.Page(off), err)
-			}
-			if ok && im.Pending {
-				d.bad.Add(ranges.Page(off))
-			}
-		}
+	for r := range j.PendingPages(d.key).All() {
+		d.bad.Add(r)
 	}
-	return nil
 }
 
 // recheck makes every page unknown again but those that are owed an image.
@@ -70,7 +61,7 @@ func (d *damage) recheck(j *journal.Journal) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.bad, d.unsure = ranges.Set{}, ranges.Set{}
-	_ = d.loadImages(j) // what can't be loaded is asked of the medium
+	d.loadImages(j)
 }
 
 // any reports whether there is anything.
@@ -235,6 +226,22 @@ func (d *damage) lostWithin(r ranges.Range) []ranges.Range {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Collect(d.lost.Within(r))
+}
+
+// setCopied says which bytes of the write under way at r stand for lost ones.
+func (d *damage) setCopied(r ranges.Range, zeros []ranges.Range) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.copied = ranges.Set{}
+	for _, z := range zeros {
+		d.copied.Add(z.Shift(r.Off).Intersect(r))
+	}
+}
+
+func (d *damage) notCopied(r ranges.Range) []ranges.Range {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(d.copied.Gaps(r))
 }
 
 // reinitWithin is the pieces of r that are zero on clean media.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -19,20 +20,20 @@ type unfinished struct {
 	change ledger.Change
 	shares uint64 // the inode's, when the pages were written
 	shared bool   // the file was shared then
+	late   bool   // others may have written the file since
 }
 
 // finish does steps 3 and 4. It may be called again after it failed. If the
 // file was shared since the pages were written, they may hold newer data.
 func (f *File) finish(d *damage, u *unfinished) error {
 	if n := len(u.mends); n > 0 {
-		last := u.mends[n-1].page
 		ours := f.ino.shares == u.shares
-		if err := f.cutBack(last, u.target, ours); err != nil {
-			return err
+		if err := f.cutBack(d, u, u.mends[n-1], ours); err != nil {
+			return f.failed(u, err)
 		}
 		f.engine.at.Hit(failpoint.PagesCutBack)
-		if err := f.settle(u, ours); err != nil {
-			return err
+		if err := f.settle(d, u, ours); err != nil {
+			return f.failed(u, err)
 		}
 	}
 	f.engine.at.Hit(failpoint.PagesDurable)
@@ -51,9 +52,19 @@ func (f *File) finish(d *damage, u *unfinished) error {
 	return nil
 }
 
+// failed tells which step an unfinished repair waits for.
+func (f *File) failed(u *unfinished, err error) error {
+	var at *RepairError
+	if errors.As(err, &at) {
+		f.emitFailure(at.Step, u.span(), err)
+	}
+	return err
+}
+
 // cutBack is shrink after the repair of the last page, unless that would cut
 // off what is not ours.
-func (f *File) cutBack(last ranges.Range, target int64, ours bool) error {
+func (f *File) cutBack(d *damage, u *unfinished, m *mend, ours bool) error {
+	last, target := m.page, u.target
 	if last.End() <= target {
 		return nil
 	}
@@ -70,10 +81,19 @@ func (f *File) cutBack(last ranges.Range, target int64, ours bool) error {
 			return nil
 		}
 	}
-	if err := f.shrink(last.End(), target); err != nil {
-		return &RepairError{Step: "truncate", Page: last, Err: err}
+	for try := 1; ; try++ {
+		err := f.shrink(last.End(), target)
+		if err == nil {
+			return nil
+		}
+		// No part of a page is zeroed that is bad again (lab facts, "The last page of a file").
+		if !ours || try == tries || !mayBePoison(err) || f.below.Corroborate(last) == media.Clear {
+			return &RepairError{Step: "truncate", Page: last, Err: err}
+		}
+		if err := f.writeAgain(d, u, m); err != nil {
+			return err
+		}
 	}
-	return nil
 }
 
 // shrink takes back what a whole-page write of the tail page added to the file:
@@ -90,49 +110,78 @@ func (f *File) shrink(pageEnd, target int64) error {
 }
 
 // settle makes the pages durable, restores the time of a repair of ours, and
-// reads back the pages of which something was salvaged, or all. If not all that the
-// pages hold must be ours, what differs is newer and stays.
-func (f *File) settle(u *unfinished, ours bool) error {
-	mends := u.mends
-	if in := mends[0].intent; in.RestoreMtime && ours {
-		if err := f.below.SetMtime(in.Mtime); err != nil {
-			return &RepairError{Step: "sync", Page: mends[0].page, Err: err}
-		}
+// reads back the pages of which something was salvaged, or all.
+func (f *File) settle(d *damage, u *unfinished, ours bool) error {
+	if err := f.makeDurable(u, u.mends[0], ours); err != nil {
+		return err
 	}
-	if err := f.below.Sync(false); err != nil {
-		return &RepairError{Step: "sync", Page: mends[0].page, Err: err}
-	}
-	for _, m := range mends {
+	for _, m := range u.mends {
 		if m.before == nil && !f.engine.VerifyWrites {
 			continue
 		}
-		err := f.readsBack(m)
-		if err == nil || errors.Is(err, errDiffers) && (!ours || u.shared || f.ino.isShared()) {
-			continue
-		}
-		if m.before == nil && errors.Is(err, unix.EBADF) {
-			continue // open for writing only
-		}
-		if !ours && f.ino.isShared() {
-			return &RepairError{Step: "share", Page: m.page, Err: errShared}
-		}
-		// The poison was on no list yet when the page was written, so that the
-		// write could not clear it; the read has listed it (kernel facts, 2).
-		_, err = f.rewrite(m)
-		if err == nil {
-			err = f.below.Sync(false)
-		}
-		if err == nil {
-			err = f.readsBack(m)
-		}
-		if err != nil {
-			return &RepairError{Step: "read-back", Page: m.page, Err: err}
-		}
-		if err := f.shrink(m.page.End(), m.intent.End); err != nil {
-			return &RepairError{Step: "truncate", Page: m.page, Err: err}
+		if err := f.prove(d, u, m, ours); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (f *File) makeDurable(u *unfinished, m *mend, ours bool) error {
+	if in := m.intent; in.RestoreMtime && ours && !u.late {
+		if err := f.below.SetMtime(in.Mtime); err != nil {
+			return &RepairError{Step: "sync", Page: m.page, Err: err}
+		}
+	}
+	if err := f.below.Sync(false); err != nil {
+		return &RepairError{Step: "sync", Page: m.page, Err: err}
+	}
+	return nil
+}
+
+// prove reads a page back, and writes it again where it can't be read: the poison
+// was on no list when the page was written, so that the write could not clear it,
+// and the read has listed it (kernel facts, 2); or it has come since. If not all
+// that the page holds must be ours, what differs is newer and stays.
+func (f *File) prove(d *damage, u *unfinished, m *mend, ours bool) error {
+	for try := 1; ; try++ {
+		err := f.readsBack(m)
+		switch {
+		case err == nil, errors.Is(err, errDiffers) && (!ours || u.shared || f.ino.isShared()):
+			if try > 1 {
+				return f.makeDurable(u, m, ours)
+			}
+			return nil
+		case m.before == nil && errors.Is(err, unix.EBADF):
+			return nil // open for writing only
+		case !ours && f.ino.isShared():
+			return &RepairError{Step: "share", Page: m.page, Err: errShared}
+		case try == tries || !mayBePoison(err):
+			return &RepairError{Step: "read-back", Page: m.page, Err: err}
+		}
+		if err := f.writeAgain(d, u, m); err != nil {
+			return err
+		}
+		if err := f.cutBack(d, u, m, ours); err != nil {
+			return err
+		}
+	}
+}
+
+// writeAgain is clear for a page that was cleared before, and holds what it shall
+// hold, or did.
+func (f *File) writeAgain(d *damage, u *unfinished, m *mend) error {
+	was := newPage(m.page.Off, u.target)
+	was.missing = ranges.Of(m.stillMissing()...)
+	copy(was.data[:], m.content)
+	again := *m
+	again.before = was
+	r := &repair{file: f, damage: d, size: u.target, end: u.target}
+	err := r.clear(&again)
+	if m.rung = again.rung; again.intent != m.intent { // of the punch, with an image
+		m.intent = again.intent
+		u.change.Close = append(u.change.Close, m.intent.ID)
+	}
+	return err
 }
 
 // errDiffers says that a page can be read and is not what was written.
@@ -176,6 +225,7 @@ func (f *File) leaveOpen(d *damage, u *unfinished) {
 	f.engine.pin(f.ino, d.key)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	u.late = true
 	d.open = append(d.open, u)
 	for _, m := range u.mends {
 		m.content = bytes.Clone(m.content) // it may be the request's, which ends now
@@ -209,9 +259,9 @@ func (f *File) finishOpen(d *damage) error {
 }
 
 // tryFinishOpen is finishOpen for those who can do without.
-func (f *File) tryFinishOpen() {
+func (f *File) tryFinishOpen(r ranges.Range) {
 	d := f.ino.damage.Load()
-	if d == nil || f.engine.pins.Load() == 0 || !d.hasOpen() {
+	if d == nil || f.engine.pins.Load() == 0 || !d.isOpen(r) {
 		return
 	}
 	f.ino.lock()
@@ -238,11 +288,11 @@ func (i *Inode) Size(size int64) int64 {
 	return size
 }
 
-// hasOpen reports whether there are repairs to be finished.
-func (d *damage) hasOpen() bool {
+// isOpen reports whether pages touched by r wait for their repair to be finished.
+func (d *damage) isOpen(r ranges.Range) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.open) > 0
+	return d.openPages.Overlaps(r.Widen(ranges.PageSize))
 }
 
 // nowClosed forgets the intents that had to stay open until the pages of r were

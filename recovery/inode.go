@@ -109,8 +109,11 @@ func (i *Inode) know(id fileid.ID) (*damage, error) {
 		return nil, fmt.Errorf("asking the ledger: %w", err)
 	}
 	d.lost, d.reinit = lost, reinit
-	if err := d.loadImages(i.engine.Journal); err != nil {
-		return nil, err
+	d.loadImages(i.engine.Journal)
+	for _, in := range i.engine.Journal.Intents() { // those that replay had to leave open
+		if in.File.Key() == d.key && in.Image != nil {
+			d.leaveUnclosed(in.Range, in.ID)
+		}
 	}
 	if !i.damage.CompareAndSwap(nil, d) {
 		return i.damage.Load(), nil

@@ -29,6 +29,11 @@ func (r *repair) clearAll() (cleared []*mend, err error) {
 	return r.mends, nil
 }
 
+// tries is how often that is done which meets poison that was on no list, or not
+// there, a moment ago. Where the poison was there it takes two; the others are for
+// poison that comes between one try and the next.
+const tries = 16
+
 // clear writes one page by the first rung of the ladder that works.
 func (r *repair) clear(m *mend) error {
 	n, err := r.file.rewrite(m)
@@ -64,9 +69,11 @@ func (r *repair) punch(m *mend) error {
 	fail := func(err error) error { return &RepairError{Step: "punch", Page: m.page, Err: err} }
 	e := r.file.engine
 	if m.intent.Image == nil {
-		var err error
-		if m.before, err = r.salvaged(m.page); err != nil {
-			return fail(err)
+		if m.before == nil {
+			var err error
+			if m.before, err = r.salvaged(m.page); err != nil {
+				return fail(err)
+			}
 		}
 		in := r.imageIntent(*m.intent, m)
 		if err := e.Journal.Begin(in); err != nil {
@@ -79,18 +86,25 @@ func (r *repair) punch(m *mend) error {
 		return fail(err)
 	}
 	e.at.Hit(failpoint.PagePunching)
-	const punchHole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
-	if err := r.file.below.Allocate(punchHole, m.page.Off, m.page.Len, 0); err != nil {
-		return fail(err)
+	for try := 1; ; try++ {
+		const punchHole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+		if err := r.file.below.Allocate(punchHole, m.page.Off, m.page.Len, 0); err != nil {
+			if try > 1 {
+				r.owe(m)
+			}
+			return fail(err)
+		}
+		e.at.Hit(failpoint.PagePunched)
+		n, err := r.file.rewrite(m)
+		if err == nil && n == len(m.content) {
+			m.rung = "punched-and-written"
+			return nil
+		}
+		if err = orEIO(err); try == tries || !mayBePoison(err) || r.file.below.Corroborate(m.page) != media.Listed {
+			r.owe(m)
+			return fail(err)
+		}
 	}
-	e.at.Hit(failpoint.PagePunched)
-	n, err := r.file.rewrite(m)
-	if err != nil || n < len(m.content) {
-		r.owe(m)
-		return fail(orEIO(err))
-	}
-	m.rung = "punched-and-written"
-	return nil
 }
 
 // owe keeps the bytes of a page that was punched and could not be written: they

@@ -15,7 +15,13 @@ import (
 
 // serveFromImage leaves the intent open, and serves its image meanwhile.
 func (e *Engine) serveFromImage(in *journal.Intent) error {
-	return e.Journal.SaveImage(in.File, in.Path, journal.Image{Page: in.Range.Off, Data: in.Image, Missing: in.Missing, Pending: true})
+	err := e.Journal.SaveImage(in.File, in.Path, journal.Image{Page: in.Range.Off, Data: in.Image, Missing: in.Missing, Pending: true})
+	if err != nil {
+		return err
+	}
+	zero := *in
+	zero.Lost = in.Missing
+	return e.Ledger.Record(ledger.Change{Lost: e.losses(&zero)}) // their rows may not have been durable
 }
 
 // owe ends the replay of an intent whose page the medium refuses to clear: its
@@ -29,6 +35,10 @@ func (rp *replay) owe(refused *RepairError) error {
 		return err
 	}
 	e.at.Hit(failpoint.ReplayOwed)
+	if rp.page != nil { // it can be read: only the open intent says that it is torn
+		rp.file.emitFailure("write", in.Range, refused)
+		return nil
+	}
 	change := ledger.Change{Lost: e.losses(in), Close: []uint64{in.ID}}
 	for _, r := range in.Overwritten {
 		change.Moves = append(change.Moves, ledger.Move{File: in.File, Path: in.Path, Range: r, To: ledger.Overwritten})
@@ -45,7 +55,7 @@ func (rp *replay) owe(refused *RepairError) error {
 func (e *Engine) losses(in *journal.Intent) []ledger.Loss {
 	var out []ledger.Loss
 	for _, r := range in.Lost {
-		out = append(out, ledger.Loss{File: in.File, Path: in.Path, Range: r, Cause: "eio", Source: e.Medium.Source(), Granularity: r.Len})
+		out = append(out, ledger.Loss{File: in.File, Path: in.Path, Range: r, Cause: "eio", Source: e.Medium.Source(), Granularity: min(r.Len, ranges.PageSize)})
 	}
 	return out
 }
@@ -90,7 +100,7 @@ func (e *Engine) reviewImages() error {
 func (e *Engine) readsWell(im journal.Saved) bool {
 	fd, err := fileid.Open(e.Root, im.File, im.Path, unix.O_RDONLY)
 	if err != nil {
-		return errors.Is(err, fileid.ErrGone)
+		return errors.Is(err, fileid.ErrGone) && fileid.Gone(e.Root, im.File) // without handles it may be called otherwise
 	}
 	defer unix.Close(fd)
 	f := e.Medium.Open(fd)
@@ -110,32 +120,18 @@ func (e *Engine) readsWell(im journal.Saved) bool {
 // should stay. A file is gone when its handle is stale; without handles nobody
 // can know.
 func (e *Engine) Sweep() error {
-	gone := map[string]bool{}
 	var change ledger.Change
-	for row, err := range e.Ledger.All(false) {
-		if err != nil {
-			return fmt.Errorf("looking for files that are gone: %w", err)
+	for _, f := range e.Ledger.Files(false) {
+		if !fileid.Gone(e.Root, f.ID) {
+			continue
 		}
-		key := row.File.Key()
-		if _, asked := gone[key]; !asked {
-			gone[key] = fileid.Gone(e.Root, row.File)
-		}
-		if gone[key] {
-			change.Moves = append(change.Moves, ledger.Move{File: row.File, Path: row.Path, Range: row.Range, To: ledger.Overwritten})
+		change.Moves = append(change.Moves, ledger.Move{File: f.ID, Path: f.Path, Range: everything(), To: ledger.Overwritten})
+		if err := e.Journal.DropImages(f.ID.Key(), everything()); err != nil {
+			return fmt.Errorf("dropping the images of a file that is gone: %w", err)
 		}
 	}
 	if len(change.Moves) == 0 {
 		return nil
-	}
-	for key, isGone := range gone {
-		for pages := range e.Journal.Pages(key).All() {
-			if !isGone {
-				break
-			}
-			if err := e.Journal.DropImages(key, pages); err != nil {
-				return fmt.Errorf("dropping the images of a file that is gone: %w", err)
-			}
-		}
 	}
 	return e.Ledger.Record(change)
 }

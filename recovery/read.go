@@ -76,7 +76,7 @@ func (f *File) stopped(a attempt, want ranges.Range) []int64 {
 var errShrunk = errors.New("the file shrank")
 
 func (f *File) read(p []byte, off int64, who Caller, first attempt) (int, error) {
-	f.tryFinishOpen()
+	f.tryFinishOpen(ranges.Range{Off: off, Len: int64(len(p))})
 	r, n, err := f.readShared(p, off, who, first)
 	if r == nil {
 		return n, err

@@ -140,7 +140,17 @@ func (r *recoveryRead) serveKnown(bad ranges.Range) error {
 	if unsure {
 		p.verdict = media.Unknown
 	}
-	if unsure || r.file.ino.isShared() {
+	im, ok, err := r.file.engine.Journal.Image(r.damage.key, bad.Off)
+	if err != nil {
+		return fmt.Errorf("reading the kept image of page %v: %w", bad, err)
+	}
+	ourHole := false // the zeros of a hole that a repair has punched are nobody's data
+	if ok && im.Pending {
+		if ourHole, err = r.file.below.IsHole(bad); err != nil {
+			return err
+		}
+	}
+	if (unsure || r.file.ino.isShared()) && !ourHole {
 		err := p.retry(r.file.below)
 		if err == nil {
 			r.well = append(r.well, bad)
@@ -150,10 +160,6 @@ func (r *recoveryRead) serveKnown(bad ranges.Range) error {
 		if !mayBePoison(err) {
 			return r.file.trouble(bad, err)
 		}
-	}
-	im, ok, err := r.file.engine.Journal.Image(r.damage.key, bad.Off)
-	if err != nil {
-		return fmt.Errorf("reading the kept image of page %v: %w", bad, err)
 	}
 	if ok && !p.merge(im.Data, im.Missing) {
 		r.well = append(r.well, bad) // the image is of another time

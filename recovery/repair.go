@@ -130,18 +130,22 @@ func (r *repair) prepare(m *mend) error {
 // salvaged is what can be had of the page now. A page that turns out to read
 // well after all has nothing missing.
 func (r *repair) salvaged(where ranges.Range) (*page, error) {
-	bad, err := r.file.inspect(where, r.size, r.who)
-	if err != nil {
-		return nil, err
+	for try := 1; ; try++ {
+		bad, err := r.file.inspect(where, r.size, r.who)
+		if err != nil {
+			return nil, err
+		}
+		if len(bad) > 0 {
+			return bad[0], nil
+		}
+		p := newPage(where.Off, r.size)
+		if err = p.retry(r.file.below); err == nil {
+			return p, nil
+		}
+		if try == tries || !mayBePoison(err) {
+			return nil, r.file.trouble(where, err)
+		}
 	}
-	if len(bad) > 0 {
-		return bad[0], nil
-	}
-	p := newPage(where.Off, r.size)
-	if err := p.retry(r.file.below); err != nil {
-		return nil, r.file.trouble(where, err)
-	}
-	return p, nil
 }
 
 // begin makes the intents durable: one with an image for each page of which
@@ -156,26 +160,55 @@ func (r *repair) begin() error {
 		Mtime: st.Mtime, Ctime: st.Ctime, RestoreMtime: !r.own, Boot: r.file.engine.boot, Time: time.Now().UnixNano(),
 	}
 	var plain *journal.Intent
-	for _, m := range r.mends {
-		if m.before != nil || m.page.End() > r.end {
+	for _, n := range runs(r.mends) {
+		if m := n.mends[0]; m.before != nil || m.page.End() > r.end {
 			m.intent = r.imageIntent(base, m)
 			r.intents = append(r.intents, m.intent)
 			continue
 		}
-		if plain == nil || m.page.End()-plain.Range.Off > journal.MaxPages*ranges.PageSize {
+		if plain == nil || n.pages.End()-plain.Range.Off > journal.MaxPages*ranges.PageSize {
 			in := base
 			plain = &in
-			plain.Range = m.page
+			plain.Range = n.pages
 			r.intents = append(r.intents, plain)
 		}
-		plain.Range = ranges.Between(plain.Range.Off, m.page.End())
-		plain.Lost = append(plain.Lost, r.damage.lostWithin(m.page)...)
-		plain.Overwritten = append(plain.Overwritten, m.fresh)
-		plain.Sums = append(plain.Sums, sumOf(m.content))
-		m.intent = plain
+		plain.Range = ranges.Between(plain.Range.Off, n.pages.End())
+		plain.Lost = append(plain.Lost, r.damage.lostWithin(n.pages)...)
+		plain.Overwritten = append(plain.Overwritten, n.fresh)
+		for _, m := range n.mends {
+			plain.Sums = append(plain.Sums, sumOf(m.content))
+			m.intent = plain
+		}
 	}
 	return r.file.engine.Journal.Begin(r.intents...)
 }
+
+// run is a page to be mended, or neighbours that are overwritten whole.
+type run struct {
+	pages, fresh ranges.Range
+	mends        []*mend
+}
+
+// runs takes neighbours together, as far as an intent without an image goes.
+func runs(mends []*mend) []run {
+	var out []run
+	for len(mends) > 0 {
+		n := 1
+		for n < min(len(mends), journal.MaxPages) && mends[n-1].isWhole() && mends[n].isWhole() && mends[n-1].page.End() == mends[n].page.Off {
+			n++
+		}
+		r := run{pages: mends[0].page, fresh: mends[0].fresh, mends: mends[:n]}
+		if n > 1 {
+			r.pages = ranges.Between(r.pages.Off, mends[n-1].page.End())
+			r.fresh = r.pages
+		}
+		out, mends = append(out, r), mends[n:]
+	}
+	return out
+}
+
+// isWhole reports whether all of the page is the application's.
+func (m *mend) isWhole() bool { return m.before == nil && m.fresh == m.page }
 
 // imageIntent is the intent for one page, with what the page shall hold.
 func (r *repair) imageIntent(in journal.Intent, m *mend) *journal.Intent {
@@ -210,11 +243,13 @@ func (r *repair) change(cleared []*mend) ledger.Change {
 			c.Close = append(c.Close, in.ID)
 		}
 	}
-	for _, m := range cleared {
-		c.Close = append(c.Close, r.damage.unclosedOf(m.page)...)
-		moves := r.file.overwrites(r.damage, m.data, m.fresh, r.writeback, r.path)
-		// Whatever is left of the page's rows is zero on clean media now.
-		rest := ranges.Of(r.damage.lostWithin(m.page)...)
+	for _, n := range runs(cleared) {
+		for _, m := range n.mends {
+			c.Close = append(c.Close, r.damage.unclosedOf(m.page)...)
+		}
+		moves := r.file.overwrites(r.damage, n.mends[0].data, n.fresh, r.writeback, r.path)
+		// Whatever is left of the pages' rows is zero on clean media now.
+		rest := ranges.Of(r.damage.lostWithin(n.pages)...)
 		for _, mv := range moves {
 			rest.Remove(mv.Range)
 		}

@@ -31,7 +31,7 @@ func (e *Engine) Replay() error {
 		return err
 	}
 	for _, in := range e.Journal.Intents() {
-		if e.Ledger.Closed(in.ID) {
+		if in.Punched = e.Journal.PunchedAt(in.ID); e.Ledger.Closed(in.ID) { // the replay of another page may have claimed it
 			if err := e.Journal.Close(in.ID); err != nil {
 				return fmt.Errorf("closing intent %d: %w", in.ID, err)
 			}
@@ -66,10 +66,12 @@ func (e *Engine) replay(in *journal.Intent) error {
 		return err
 	}
 	defer unix.Close(fd)
-	rp := &replay{engine: e, in: in, file: e.Open(e.NewInode(fd), fd)}
-	if rp.stat, err = rp.file.below.Stat(); err != nil {
+	file := e.Open(e.NewInode(fd), fd)
+	stat, err := file.below.Stat()
+	if err != nil {
 		return err
 	}
+	rp := newReplay(e, in, file, stat)
 	if in.Image == nil {
 		return rp.withoutImage()
 	}
@@ -94,8 +96,16 @@ type replay struct {
 	in     *journal.Intent
 	file   *File
 	stat   media.Stat
-	page   []byte // what is on the media now, clipped to the size
-	owes   bool   // a torn page can't be written: the intent stays open
+	ours   bool   // the file has not been changed since the repair, or the replay that crashed
+	page   []byte // what is on the media now, clipped to the size; nil: it can't be read
+}
+
+func newReplay(e *Engine, in *journal.Intent, f *File, st media.Stat) *replay {
+	return &replay{engine: e, in: in, file: f, stat: st, ours: isOurs(st, in)}
+}
+
+func isOurs(st media.Stat, in *journal.Intent) bool {
+	return st.Ctime <= max(in.Time, in.Punched)+int64(slack)
 }
 
 // outcome is what replay finds of a page.
@@ -153,11 +163,16 @@ func (rp *replay) withImage() error {
 		}
 		return e.settled(rp.file, in, "newer-data-kept", rp.movesUnderNewer())
 	}
+	if !e.ReadOnly {
+		if err := rp.cutBack(); err != nil {
+			return err
+		}
+	}
 	if err := e.Journal.Keep(in); err != nil {
 		return err
 	}
 	e.at.Hit(failpoint.ReplayKept)
-	return e.settled(rp.file, in, "conflict", nil)
+	return e.settled(rp.file, in, "conflict", rp.movesUnderNewer())
 }
 
 // look compares the page with the intent (design, replay).
@@ -167,13 +182,16 @@ func (rp *replay) look() (outcome, error) {
 	if inFile.Empty() {
 		return beyond, nil
 	}
-	ours := rp.isOurs()
 	isHole, err := below.IsHole(in.Range)
 	if err != nil {
 		return 0, err
 	}
-	if isHole && in.Punched != 0 && ours {
+	if isHole && in.Punched != 0 && rp.ours {
 		return ourHole, nil
+	}
+	if isHole && in.Punched != 0 { // ours, perhaps: the image is all that there is of the page
+		rp.page = make([]byte, inFile.Len)
+		return conflict, nil
 	}
 	if isHole {
 		return hole, nil
@@ -184,6 +202,7 @@ func (rp *replay) look() (outcome, error) {
 		return 0, err
 	}
 	if err != nil || n < len(rp.page) {
+		rp.page = nil
 		return unreadable, rp.certain(inFile)
 	}
 	switch {
@@ -193,15 +212,15 @@ func (rp *replay) look() (outcome, error) {
 		return conflict, nil // written into our hole, perhaps: the image is all that there is of the rest
 	case in.Boot == rp.engine.boot:
 		return newer, nil
-	case ours:
+	case rp.ours:
 		return torn, nil
 	}
 	return conflict, nil
 }
 
-// isOurs reports whether the file has not been changed since the repair.
-func (rp *replay) isOurs() bool {
-	return rp.stat.Ctime <= max(rp.in.Time, rp.in.Punched)+int64(slack)
+// zeroBehind reports whether the page is zero behind the end that the file should have.
+func (rp *replay) zeroBehind() bool {
+	return rp.page != nil && isZero(rp.page[min(len(rp.page), int(max(0, rp.in.End-rp.in.Range.Off))):])
 }
 
 // certain makes sure that an unreadable page is no outage.
@@ -215,16 +234,27 @@ func (rp *replay) certain(r ranges.Range) error {
 	return nil
 }
 
-// claim says, durably, that the page is about to be written now: the intent may be
+// claim says, durably, that the file is about to be changed now: the intent may be
 // older than slack, and if the power goes meanwhile the next replay must not take
-// our write for somebody else's.
+// our change for somebody else's. That goes for all pages of the file.
 func (rp *replay) claim() error {
-	now := time.Now().UnixNano()
+	now, j := time.Now().UnixNano(), rp.engine.Journal
 	if now < max(rp.in.Time, rp.in.Punched)+int64(slack)/2 {
 		return nil
 	}
 	rp.in.Punched = now
-	return rp.engine.Journal.Punching(rp.in.ID, now)
+	if err := j.Punching(rp.in.ID, now); err != nil {
+		return err
+	}
+	for _, in := range j.Intents() {
+		if in.ID == rp.in.ID || in.File.Key() != rp.in.File.Key() || !isOurs(rp.stat, &in) {
+			continue
+		}
+		if err := j.Punching(in.ID, now); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // rewrite writes the image, by the ladder.
@@ -250,14 +280,18 @@ func (rp *replay) rewrite() error {
 // makes it durable.
 func (rp *replay) restore() error {
 	in := rp.in
+	if err := rp.claim(); err != nil { // the ctime changes
+		return err
+	}
 	size := max(in.End, rp.stat.Size)
-	if rp.stat.Size == in.Range.End() && rp.isOurs() {
+	if rp.stat.Size == in.Range.End() && (rp.ours || rp.zeroBehind()) {
 		size = in.End // the crash came before the truncate back
 	}
 	if err := rp.file.shrink(in.Range.End(), size); err != nil {
 		return err
 	}
-	if in.RestoreMtime {
+	// A later mtime may be that of an application's write since.
+	if in.RestoreMtime && rp.stat.Mtime == in.Mtime {
 		if err := rp.file.below.SetMtime(in.Mtime); err != nil {
 			return err
 		}

@@ -24,13 +24,13 @@ func (rp *replay) withoutImage() error {
 	}
 	back := map[int64]bool{}
 	var moves []ledger.Move
-	if in.Boot != e.boot && rp.isOurs() {
+	if in.Boot != e.boot && rp.ours {
 		var err error
 		if moves, err = rp.rollBack(back); err != nil {
 			return err
 		}
 	}
-	if e.ReadOnly || rp.owes {
+	if e.ReadOnly {
 		return nil
 	}
 	action := "whole-pages"
@@ -85,7 +85,6 @@ func (rp *replay) rollBack(back map[int64]bool) ([]ledger.Move, error) {
 		}
 		if found == torn || found == equal { // equal: a crash has interrupted us
 			back[page.Off] = true
-			rp.owes = rp.owes || old.owes
 			rp.in.Lost = append(rp.in.Lost, old.in.Lost...)
 			moves = append(moves, old.moves()...)
 		}
@@ -111,7 +110,7 @@ func (rp *replay) before(page ranges.Range, sure bool) (old *replay, found outco
 	in.Range, in.Image, in.Missing, in.Overwritten = page, im.Data, im.Missing, nil
 	in.Lost = im.Missing
 	in.End = rp.in.Size // the write is not there
-	old = &replay{engine: rp.engine, in: &in, file: rp.file, stat: rp.stat}
+	old = newReplay(rp.engine, &in, rp.file, rp.stat)
 	found, err = old.look()
 	return old, found, err
 }
@@ -122,11 +121,23 @@ func (rp *replay) putBack() error {
 	if rp.engine.ReadOnly {
 		return rp.engine.serveFromImage(rp.in)
 	}
+	if ranges.Of(rp.in.Missing...).Contains(ranges.Page(rp.in.Range.Off).Intersect(ranges.Between(0, rp.in.Size))) {
+		// Nothing was salvaged, and what can be read now may be the old page.
+		found := *rp.in
+		found.ID, found.Sums, found.Missing, found.Lost = 0, nil, nil, nil
+		found.Image = make([]byte, ranges.PageSize)
+		copy(found.Image, rp.page)
+		if err := rp.engine.Journal.Keep(&found); err != nil {
+			return err
+		}
+	}
 	err := rp.rewrite()
 	var refused *RepairError
 	if errors.As(err, &refused) {
-		rp.owes = true
 		rp.file.emitFailure("write", rp.in.Range, refused)
+		if err := rp.engine.Journal.Begin(rp.in); err != nil { // of this page alone: its next repair closes it
+			return err
+		}
 		return rp.engine.serveFromImage(rp.in)
 	}
 	return err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -89,20 +90,25 @@ func (f *File) reshape(edges func(size int64) []ranges.Range, change func() erro
 			}
 		}
 	}
-	if err := change(); err != nil {
+	for try := 1; ; try++ {
+		err := change()
+		if err == nil {
+			return after(d, st.Size)
+		}
 		if !mayBePoison(err) {
 			return f.trouble(ranges.Range{}, err)
 		}
-		for _, page := range edges(st.Size) {
+		at := edges(st.Size)
+		listed := func(page ranges.Range) bool { return f.below.Corroborate(page) == media.Listed }
+		if try > 1 && (try == tries || !slices.ContainsFunc(at, listed)) {
+			return f.outage(ranges.Between(0, st.Size), err)
+		}
+		for _, page := range at {
 			if err := f.mendPage(d, page, st.Size, who); err != nil {
 				return err
 			}
 		}
-		if err := change(); err != nil {
-			return f.outage(ranges.Between(0, st.Size), err)
-		}
 	}
-	return after(d, st.Size)
 }
 
 // reshapeClean is the path where nothing is known of the file.

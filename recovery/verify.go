@@ -62,6 +62,9 @@ func (w *mendingWrite) readBack(run ranges.Range, shared bool) (again bool, err 
 		return bad > 0, err
 	}
 	if err := w.file.verifyShared(w.slice(run), run.Off, shared); err != nil {
+		if w.isBadSince(run, err) {
+			return true, nil
+		}
 		w.file.emitFailure("read-back", run, err)
 		return false, &RepairError{Step: "read-back", Page: run, Err: err}
 	}

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -155,7 +156,7 @@ func (f *File) overwrites(d *damage, p []byte, r ranges.Range, writeback bool, p
 	}
 	var moves []ledger.Move
 	for _, live := range rows {
-		pieces := []ranges.Range{live}
+		pieces := d.notCopied(live)
 		if writeback {
 			pieces = nonZero(p[live.Off-r.Off:live.End()-r.Off], live.Off)
 		}
@@ -193,6 +194,7 @@ type mendingWrite struct {
 	writeback bool
 	who       Caller
 	unread    bool // it was written once, and could not be read back
+	refused   int  // how often for poison that came in between (isBadSince)
 
 	mends []*mend
 	found ranges.Set // bad pages met by this write; those of which all is kept are known besides
@@ -315,10 +317,18 @@ func (w *mendingWrite) blame(run ranges.Range, err error) error {
 			return err
 		}
 	}
-	if _, again := w.file.writeAll(w.slice(run), run.Off, w.who); again != nil {
+	if _, again := w.file.writeAll(w.slice(run), run.Off, w.who); again != nil && !w.isBadSince(run, again) {
 		return w.file.outage(run, again) // all pages read well, and still it can't be written
 	}
 	return nil
+}
+
+// isBadSince reports whether the medium refuses run for poison that has come since
+// its pages, or the tail page, were looked at: it is worth looking again.
+func (w *mendingWrite) isBadSince(run ranges.Range, err error) bool {
+	w.refused++
+	touched := ranges.Between(min(run.Off, w.size), run.End()).Widen(ranges.PageSize)
+	return mayBePoison(err) && w.refused < tries && w.file.below.Corroborate(touched) == media.Listed
 }
 
 // repairBad mends the queued pages, all else up to stop being written. It

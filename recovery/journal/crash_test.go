@@ -13,7 +13,8 @@ import (
 // TestRandomCalls compares a journal with the model over random calls, orderly
 // restarts and the death of the process.
 func TestRandomCalls(t *testing.T) {
-	for range 8 {
+	t.Parallel()
+	for range rounds(12) {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprintf("seed-%d", seed), func(t *testing.T) {
 			v := newDriver(t, seed)
@@ -48,6 +49,7 @@ func TestRandomCalls(t *testing.T) {
 // TestPowerCutAtEveryStep cuts the power at every operation on the disk, and
 // looks for the calls that had returned.
 func TestPowerCutAtEveryStep(t *testing.T) {
+	t.Parallel()
 	for cut := 1; ; cut++ {
 		if done := cutOnce(t, uint64(cut)*7919, cut, (*memDisk).powerCut); done {
 			t.Logf("%d steps", cut-1)
@@ -59,6 +61,7 @@ func TestPowerCutAtEveryStep(t *testing.T) {
 // TestKillAtEveryStep is the same for the death of the process: then nothing
 // that had been called is lost.
 func TestKillAtEveryStep(t *testing.T) {
+	t.Parallel()
 	for cut := 1; ; cut++ {
 		if done := cutOnce(t, uint64(cut)*104729, cut, (*memDisk).restart); done {
 			return
@@ -69,11 +72,8 @@ func TestKillAtEveryStep(t *testing.T) {
 // TestRandomPowerCuts cuts at random, several times in one journal's life, also
 // while it recovers.
 func TestRandomPowerCuts(t *testing.T) {
-	n := 120
-	if testing.Short() {
-		n = 30
-	}
-	for range n {
+	t.Parallel()
+	for range rounds(120) {
 		seed := rand.Uint64()
 		v := newDriver(t, seed)
 		for range 5 {
@@ -146,7 +146,8 @@ func (v *driver) adopt(j *Journal) {
 // that memory still is what the model says, and after a power cut that nothing
 // durable was lost and nothing half-written was taken for a record.
 func TestFailingDisk(t *testing.T) {
-	for range 20 {
+	t.Parallel()
+	for range rounds(20) {
 		seed := rand.Uint64()
 		v := newDriver(t, seed)
 		if err := v.start(); err != nil {

@@ -38,7 +38,7 @@ func (j *Journal) SaveImage(file fileid.ID, path string, im Image) error {
 	if !im.whole() {
 		return fmt.Errorf("journal: image of %d bytes at offset %d of %s: not a page", len(im.Data), im.Page, path)
 	}
-	if ranges.Of(im.Missing...).Contains(ranges.Page(im.Page)) {
+	if !im.Pending && ranges.Of(im.Missing...).Contains(ranges.Page(im.Page)) {
 		return nil
 	}
 	r := Saved{file, path, im}.record()
@@ -61,29 +61,70 @@ func (j *Journal) SaveImage(file fileid.ID, path string, im Image) error {
 }
 
 // Image is the image of the page at offset page of the file with that key, and
-// whether there is one. It is read from the journal and its checksum compared.
+// whether there is one. It is read from the journal, its checksum compared, and
+// kept in memory for a while: what it holds is shared and must not be changed.
 func (j *Journal) Image(key string, page int64) (Image, bool, error) {
-	s, ok, err := j.loadImage(key, page)
+	l, ok := j.spot(key, page)
+	if !ok {
+		return Image{}, false, nil
+	}
+	if im, ok := l.cache.get(l.at.off); ok {
+		return im, true, nil
+	}
+	s, ok, err := j.saved(key, page, l)
+	if ok && err == nil {
+		l.cache.put(l.at.off, s.Image) // of no use, and no harm, if the file was replaced
+	}
 	return s.Image, ok, err
 }
 
-func (j *Journal) loadImage(key string, page int64) (Saved, bool, error) {
+// spot is where an image is to be read, and where it is kept then.
+type spot struct {
+	file  file
+	id    [16]byte // of the file
+	at    place
+	cache *cache
+}
+
+// spot is where the image of a page lies now, and whether there is one.
+func (j *Journal) spot(key string, page int64) (spot, bool) {
 	j.index.RLock()
 	defer j.index.RUnlock()
 	at, ok := j.place(key, page)
-	if !ok {
-		return Saved{}, false, nil
+	return spot{j.file, j.head.id, at, &j.state.read}, ok
+}
+
+// saved reads the image of a page that lay there a moment ago. No lock is held, since the
+// state disk may be slow: if the image was replaced or the file rewritten meanwhile,
+// it is read from where it lies now.
+func (j *Journal) saved(key string, page int64, from spot) (Saved, bool, error) {
+	for {
+		s, err := from.read(j.path, key, page)
+		if err == nil {
+			return s, true, nil
+		}
+		now, ok := j.spot(key, page)
+		if !ok {
+			return Saved{}, false, nil
+		}
+		if now == from {
+			return Saved{}, false, err
+		}
+		from = now
 	}
-	r, err := readRecord(j.file, j.path, j.head.id, at.off, int64(at.size))
+}
+
+func (l spot) read(path, key string, page int64) (Saved, error) {
+	r, err := readRecord(l.file, path, l.id, l.at.off, int64(l.at.size))
 	if err != nil {
-		return Saved{}, false, err
+		return Saved{}, err
 	}
 	d := &decoder{b: r.payload}
 	s := d.saved()
 	if d.end() != nil || r.typ != recImage || s.File.Key() != key || s.Page != page {
-		return Saved{}, false, &DamageError{Path: j.path, Off: at.off, What: "another record where an image was"}
+		return Saved{}, &DamageError{Path: path, Off: l.at.off, What: "another record where an image was"}
 	}
-	return s, true, nil
+	return s, nil
 }
 
 // place is where the image lies. Callers hold mu or index.
@@ -148,8 +189,11 @@ func (j *Journal) Images(pendingOnly bool) iter.Seq2[Saved, error] {
 			return cmp.Compare(a.page, b.page)
 		})
 		for _, o := range all {
-			s, ok, err := j.loadImage(o.key, o.page)
-			if (ok || err != nil) && !yield(s, err) { // one dropped meanwhile is passed over
+			from, ok := j.spot(o.key, o.page)
+			if !ok {
+				continue // dropped meanwhile
+			}
+			if s, ok, err := j.saved(o.key, o.page, from); (ok || err != nil) && !yield(s, err) {
 				return
 			}
 		}
@@ -160,13 +204,27 @@ func (j *Journal) Images(pendingOnly bool) iter.Seq2[Saved, error] {
 // gone at once; an error means that they may be back after a crash.
 func (j *Journal) DropImages(key string, r ranges.Range) error {
 	r.Len = min(r.Len, math.MaxInt64-r.Off)
-	if r.Empty() || !j.Pages(key).Overlaps(r) {
+	if r.Empty() || !j.hasImage(key, r) {
 		return nil
 	}
 	var e encoder
 	e.text(key)
 	e.rng(r)
 	return j.note(record{recClear, e})
+}
+
+// hasImage reports whether a page of the file that r touches has an image.
+func (j *Journal) hasImage(key string, r ranges.Range) bool {
+	j.index.RLock()
+	defer j.index.RUnlock()
+	p := j.state.files[key]
+	if p == nil {
+		return false
+	}
+	for range p.touched(r) {
+		return true
+	}
+	return false
 }
 
 // whole reports whether im is of one page.
@@ -193,4 +251,19 @@ func (d *decoder) saved() Saved {
 		d.faulty = true
 	}
 	return s
+}
+
+// PendingPages are the pages of the file whose image is owed to the medium.
+func (j *Journal) PendingPages(key string) *ranges.Set {
+	j.index.RLock()
+	defer j.index.RUnlock()
+	set := &ranges.Set{}
+	if p := j.state.files[key]; p != nil {
+		for page, at := range p.at {
+			if at.pending {
+				set.Add(ranges.Page(page))
+			}
+		}
+	}
+	return set
 }

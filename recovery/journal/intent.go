@@ -206,3 +206,10 @@ func (d *decoder) intent() Intent {
 	}
 	return in
 }
+
+// PunchedAt is when the page of the open intent was last about to be written.
+func (j *Journal) PunchedAt(id uint64) int64 {
+	j.index.RLock()
+	defer j.index.RUnlock()
+	return j.state.open[id].Punched
+}

@@ -360,6 +360,7 @@ func TestRefusedInput(t *testing.T) {
 // opened before goes on reading.
 func TestCompaction(t *testing.T) {
 	j := tempJournal(t)
+	j.compactAt = 2 << 20
 	in, kept, file := full(), full(), fileid.ID{Ino: 5}
 	must(t, j.Begin(in, kept))
 	must(t, j.Punching(in.ID, 3))
@@ -370,7 +371,7 @@ func TestCompaction(t *testing.T) {
 	must(t, err)
 	defer func() { must(t, old.Shutdown()) }()
 	var closed []uint64
-	for j.garbage() <= compactAt {
+	for j.garbage() <= j.compactAt {
 		g := full()
 		must(t, j.Begin(g))
 		must(t, j.Close(g.ID))

@@ -56,6 +56,12 @@ func (d *memDisk) step(op string) (cut bool, err error) {
 
 // restart is the disk as the next process finds it after a kill -9.
 func (d *memDisk) restart() *memDisk {
+	d.mu.Lock() // the process that is dead may have a flusher
+	defer d.mu.Unlock()
+	return d.clone()
+}
+
+func (d *memDisk) clone() *memDisk {
 	n := newMemDisk(d.rng.Uint64())
 	for name, i := range d.names {
 		n.names[name] = &memInode{bytes.Clone(i.cache), bytes.Clone(i.durable), append([]memWrite(nil), i.dirty...)}
@@ -66,7 +72,9 @@ func (d *memDisk) restart() *memDisk {
 // powerCut is the disk after a power cut: of what was not synced, any sectors
 // may have reached it.
 func (d *memDisk) powerCut() *memDisk {
-	n := d.restart()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.clone()
 	for _, i := range n.names {
 		for _, w := range i.dirty {
 			for s := int64(0); s < int64(len(w.data)); s += sector {

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"iter"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -41,6 +44,26 @@ func (m *model) String() string {
 	return dumpOf(slices.SortedFunc(maps.Values(m.open), byID), slices.SortedFunc(maps.Values(m.kept), byID), all)
 }
 
+// rounds is how many of n rounds to make: a quarter, unless MENDFS_FULL=1.
+func rounds(n int) int {
+	if os.Getenv("MENDFS_FULL") == "1" {
+		return n
+	}
+	return max(1, n/4)
+}
+
+// some are every fourth of n places from one on that the log names, or all of them
+// with MENDFS_FULL=1.
+func some(t *testing.T, n int) iter.Seq[int] {
+	step := n / rounds(n)
+	first := rand.IntN(step)
+	t.Logf("from %d on, each %d", first, step)
+	return func(yield func(int) bool) {
+		for at := first; at < n && yield(at); at += step {
+		}
+	}
+}
+
 // dump is everything a journal has to say, as text.
 func dump(t *testing.T, j *Journal) string {
 	t.Helper()
@@ -51,6 +74,12 @@ func dump(t *testing.T, j *Journal) string {
 		}
 		if !j.Pages(s.File.Key()).Contains(ranges.Page(s.Page)) {
 			t.Fatalf("page %d has an image and is not in Pages", s.Page)
+		}
+		for range 2 { // the second may come from memory
+			im, ok, err := j.Image(s.File.Key(), s.Page)
+			if err != nil || !ok || !reflect.DeepEqual(im, s.Image) {
+				t.Fatalf("page %d has an image, and Image says %v, %v, %.200v", s.Page, ok, err, im)
+			}
 		}
 		all = append(all, s)
 	}

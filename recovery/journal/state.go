@@ -21,6 +21,7 @@ type state struct {
 	live       int64             // bytes of the records that a compaction copies
 	salvaged   int               // images that are not pending
 	pending    int
+	read       cache // images that were asked for
 }
 
 // stored is an intent and the size of its record in the file.
@@ -114,9 +115,11 @@ func (s *state) save(key string, page int64, at place) {
 	}
 	if old, ok := p.at[page]; ok {
 		s.count(old, -1)
+		s.read.drop(old.off)
+	} else {
+		p.set.Store(nil)
 	}
 	p.at[page] = at
-	p.set.Store(nil)
 	s.count(at, +1)
 }
 
@@ -128,6 +131,7 @@ func (s *state) clear(key string, r ranges.Range) {
 	}
 	for page := range p.touched(r) {
 		s.count(p.at[page], -1)
+		s.read.drop(p.at[page].off)
 		delete(p.at, page)
 	}
 	p.set.Store(nil)

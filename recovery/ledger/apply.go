@@ -215,12 +215,16 @@ func (l *Ledger) see(f *file, path string) {
 	}
 }
 
-func (l *Ledger) kind(k kind) *kind {
-	shared := l.kinds[k]
-	if shared == nil {
-		shared = &k
-		l.kinds[k] = shared
+func (l *Ledger) kind(k kind) *kind { return share(l.kinds, k) }
+
+// share is the one of kinds that equals k.
+func share(kinds map[kind]*kind, k kind) *kind {
+	if shared := kinds[k]; shared != nil {
+		return shared
 	}
+	shared := new(kind) // not &k: that would be made at each call
+	*shared = k
+	kinds[k] = shared
 	return shared
 }
 

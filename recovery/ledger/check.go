@@ -30,7 +30,8 @@ type checker struct {
 	store    *store
 	tx       *bbolt.Tx
 	pageSize int
-	used     []bool // by page
+	used     []bool   // by page
+	free     [][]byte // buffers of one page: as many as the tree is deep
 }
 
 // check says what is wrong with the pages, or nil.
@@ -49,15 +50,16 @@ func (s *store) check(tx *bbolt.Tx) error {
 
 // page checks the tree below a page.
 func (c *checker) page(id uint64) error {
-	var header [pageHeader]byte
 	if id < 2 || id >= uint64(len(c.used)) {
 		return fmt.Errorf("page %d is not in the file", id)
 	}
-	if _, err := c.store.file.ReadAt(header[:], int64(id)*int64(c.pageSize)); err != nil {
-		return fmt.Errorf("page %d: %w", id, err)
+	content := c.buffer()
+	defer func() { c.free = append(c.free, content[:c.pageSize]) }()
+	if err := c.read(content, id); err != nil {
+		return err
 	}
-	pages := 1 + uint64(binary.NativeEndian.Uint32(header[12:]))
-	if binary.NativeEndian.Uint64(header[:]) != id || pages > uint64(len(c.used))-id {
+	pages := 1 + uint64(binary.NativeEndian.Uint32(content[12:]))
+	if binary.NativeEndian.Uint64(content) != id || pages > uint64(len(c.used))-id {
 		return fmt.Errorf("page %d has the header of another", id)
 	}
 	for n := id; n < id+pages; n++ {
@@ -66,11 +68,30 @@ func (c *checker) page(id uint64) error {
 		}
 		c.used[n] = true
 	}
-	content := make([]byte, int(pages)*c.pageSize)
-	if _, err := c.store.file.ReadAt(content, int64(id)*int64(c.pageSize)); err != nil {
-		return fmt.Errorf("page %d: %w", id, err)
+	if pages > 1 {
+		content = make([]byte, int(pages)*c.pageSize)
+		if err := c.read(content, id); err != nil {
+			return err
+		}
 	}
 	if err := c.content(content); err != nil {
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	return nil
+}
+
+func (c *checker) buffer() []byte {
+	n := len(c.free) - 1
+	if n < 0 {
+		return make([]byte, c.pageSize)
+	}
+	b := c.free[n]
+	c.free = c.free[:n]
+	return b
+}
+
+func (c *checker) read(b []byte, id uint64) error {
+	if _, err := c.store.file.ReadAt(b, int64(id)*int64(c.pageSize)); err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
 	}
 	return nil

@@ -111,10 +111,15 @@ func (f *fields) end() error {
 var stateCode = map[State]uint64{Lost: 'l', Reinitialized: 'r', Overwritten: 'o', Healed: 'h'}
 
 func stateOf(code uint64) (State, error) {
-	for s, c := range stateCode {
-		if c == code {
-			return s, nil
-		}
+	switch code {
+	case 'l':
+		return Lost, nil
+	case 'r':
+		return Reinitialized, nil
+	case 'o':
+		return Overwritten, nil
+	case 'h':
+		return Healed, nil
 	}
 	return "", fmt.Errorf("no state has the code %d", code)
 }

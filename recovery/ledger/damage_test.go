@@ -112,7 +112,7 @@ func TestLostWrites(t *testing.T) {
 	}
 	seed := uint64(time.Now().UnixNano())
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	for range 300 {
+	for range rounds(300) {
 		data := bytes.Clone(last)
 		for range 2 + rnd.IntN(6) {
 			old := v.files[rnd.IntN(len(v.files))]
@@ -195,7 +195,7 @@ func older(size int) func(rnd *rand.Rand, v versions, data []byte) []byte {
 // which one, the store alone can't tell if a meta page was hit: see the package
 // comment.
 func TestDamage(t *testing.T) {
-	const rounds = 60
+	rounds := rounds(60)
 	v := newVersions(t)
 	seed := uint64(time.Now().UnixNano())
 	for _, h := range harms() {

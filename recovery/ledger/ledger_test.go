@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -161,6 +162,30 @@ func TestPathIsTheLastSeen(t *testing.T) {
 	for r, err := range mustOpen(t, path).All(true) {
 		if err != nil || r.Path != "renamed" {
 			t.Errorf("row %v has path %q, error %v", r.Range, r.Path, err)
+		}
+	}
+}
+
+// Files lists who has live rows, and with history who had them, without a look at rows.
+func TestFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	l := mustOpen(t, path)
+	now := lose(0, 64)
+	gone := lose(0, 64)
+	now.Lost[0].Path, gone.Lost[0].Path = "b", "a"
+	gone.Lost[0].File = fileid.ID{Ino: 77}
+	for _, c := range []Change{now, gone, {Moves: []Move{{File: gone.Lost[0].File, Range: ranges.Between(0, math.MaxInt64), To: Overwritten}}}} {
+		if err := l.Commit(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	live, past := File{now.Lost[0].File, "b"}, File{gone.Lost[0].File, "a"}
+	for _, of := range []*Ledger{l, mustOpen(t, copyOf(t, path))} {
+		if got := of.Files(false); !slices.Equal(got, []File{live}) {
+			t.Errorf("live: %v", got)
+		}
+		if got := of.Files(true); !slices.Equal(got, []File{past, live}) {
+			t.Errorf("with history: %v", got)
 		}
 	}
 }

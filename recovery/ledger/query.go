@@ -5,6 +5,7 @@ import (
 	"iter"
 	"slices"
 
+	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -62,13 +63,13 @@ func (l *Ledger) loadKey(key string) error {
 // history also those that are no longer live.
 func (l *Ledger) Rows(key string, history bool) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
-		rows, err := l.rowsOf(key, history)
+		file, rows, err := l.rowsOf(key, history)
 		if err != nil {
 			yield(Row{}, err)
 			return
 		}
 		for _, r := range rows {
-			if !yield(r, nil) {
+			if !yield(file.export(r), nil) {
 				return
 			}
 		}
@@ -79,8 +80,8 @@ func (l *Ledger) Rows(key string, history bool) iter.Seq2[Row, error] {
 // yields one error; the walk may go on.
 func (l *Ledger) All(history bool) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
-		for _, key := range l.keys(history) {
-			for r, err := range l.Rows(key, history) {
+		for _, f := range l.Files(history) {
+			for r, err := range l.Rows(f.ID.Key(), history) {
 				if !yield(r, err) {
 					return
 				}
@@ -89,75 +90,80 @@ func (l *Ledger) All(history bool) iter.Seq2[Row, error] {
 	}
 }
 
-// keys lists the files that have rows, by path.
-func (l *Ledger) keys(history bool) []string {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	type name struct{ path, key string }
-	var names []name
-	for key, f := range l.files {
-		if history || f.live > 0 {
-			names = append(names, name{f.path, key})
-		}
-	}
-	slices.SortFunc(names, func(x, y name) int {
-		return cmp.Or(cmp.Compare(x.path, y.path), cmp.Compare(x.key, y.key))
-	})
-	keys := make([]string, len(names))
-	for i, n := range names {
-		keys[i] = n.key
-	}
-	return keys
+// File is a file that has rows.
+type File struct {
+	ID   fileid.ID
+	Path string // when last seen
 }
 
-// rowsOf is a snapshot of one file. Rows of a file that is not loaded are read
-// and not kept. l.mu is held throughout, so that nothing moves meanwhile.
-func (l *Ledger) rowsOf(key string, history bool) ([]Row, error) {
+// Files lists the files that have live rows, by path; with history also those
+// that have others only. It never asks the disk.
+func (l *Ledger) Files(history bool) []File {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	var out []File
+	for _, f := range l.files {
+		if history || f.live > 0 {
+			out = append(out, File{f.id, f.path})
+		}
+	}
+	slices.SortFunc(out, func(x, y File) int {
+		return cmp.Or(cmp.Compare(x.Path, y.Path), cmp.Compare(x.ID.Key(), y.ID.Key()))
+	})
+	return out
+}
+
+// rowsOf is a snapshot of one file, packed: 48 bytes a row. Rows of a file that
+// is not loaded are read and not kept. l.mu is held throughout, so that nothing
+// moves meanwhile.
+func (l *Ledger) rowsOf(key string, history bool) (of File, out []rowAt, err error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	f := l.files[key]
 	if f == nil {
-		return nil, nil
+		return File{}, nil, nil
 	}
-	var out []Row
-	add := func(off int64, w row, k kind) { out = append(out, f.export(off, w, k)) }
+	of = File{f.id, f.path}
+	kinds := map[kind]*kind{} // l.kinds is not to be changed here
+	read := func(off int64, w row, k kind) {
+		w.what = share(kinds, k)
+		out = append(out, rowAt{off, w})
+	}
 	if f.loaded {
-		for off, w := range f.rows.from(0) {
-			add(off, w, *w.what)
-		}
-	} else if err := l.readRows(f, add); err != nil {
-		return nil, err
+		out = slices.Concat(f.rows.chunks...)
+	} else if err := l.readRows(f, read); err != nil {
+		return of, nil, err
 	}
 	if !history {
-		return out, nil
+		return of, out, nil
 	}
 	for _, p := range l.history {
 		if p.file == f {
-			add(p.Off, p.row, *p.what)
+			out = append(out, rowAt{p.Off, p.row})
 		}
 	}
-	if err := l.readHistory(f, add); err != nil {
-		return nil, err
+	if err := l.readHistory(f, read); err != nil {
+		return of, nil, err
 	}
-	slices.SortFunc(out, func(x, y Row) int {
-		return cmp.Or(cmp.Compare(x.Off, y.Off), cmp.Compare(x.ID, y.ID))
+	slices.SortFunc(out, func(x, y rowAt) int {
+		return cmp.Or(cmp.Compare(x.off, y.off), cmp.Compare(x.id, y.id))
 	})
 	// A transaction that ends meanwhile leaves its history in both places.
-	return slices.CompactFunc(out, func(x, y Row) bool { return x.Off == y.Off && x.ID == y.ID }), nil
+	return of, slices.CompactFunc(out, func(x, y rowAt) bool { return x.off == y.off && x.id == y.id }), nil
 }
 
-func (f *file) export(off int64, w row, k kind) Row {
+func (f File) export(r rowAt) Row {
 	return Row{
-		ID:          w.id,
-		File:        f.id,
-		Path:        f.path,
-		Range:       ranges.Range{Off: off, Len: w.length},
-		State:       k.state,
-		Cause:       k.cause,
-		Source:      k.source,
-		Granularity: k.granularity,
-		First:       fromNs(w.first),
-		Changed:     fromNs(w.changed),
+		ID:          r.id,
+		File:        f.ID,
+		Path:        f.Path,
+		Range:       ranges.Range{Off: r.off, Len: r.length},
+		State:       r.what.state,
+		Cause:       r.what.cause,
+		Source:      r.what.source,
+		Granularity: r.what.granularity,
+		First:       fromNs(r.first),
+		Changed:     fromNs(r.changed),
 	}
 }
 

@@ -250,7 +250,7 @@ func TestRefusingDisk(t *testing.T) {
 	refuse(l, true)
 	var many Change
 	for n := range int64(l.limit) {
-		many = join(many, lose(n*128, 64))
+		many.Lost = append(many.Lost, lose(n*128, 64).Lost...)
 	}
 	if err := l.Record(many); err != nil {
 		t.Fatal(err)
@@ -383,7 +383,7 @@ func TestFlippedBits(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	refused := 0
-	for range 500 {
+	for range rounds(500) {
 		bad := bytes.Clone(good)
 		for range 1 + rnd.IntN(8) {
 			bad[rnd.IntN(len(bad))] ^= 1 << rnd.IntN(8)

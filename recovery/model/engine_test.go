@@ -10,22 +10,28 @@ func (s *state) store(p page, m mask) {
 		}
 	}
 	s.now.hole = false
-	s.now.late = false
-	if s.minute {
-		s.now.late = true
-	}
+	s.now.ctime = s.clock
 }
 
-// noteWritten is its namesake.
-func (w *world) noteWritten(s *state, p page, m mask, writeback bool) {
-	s.image = salvaged{}
+// overwrites is its namesake: the lines whose zeros are replaced.
+func (s *state) overwrites(p page, m mask, writeback bool) (gone mask) {
 	for l := range lines {
 		live := s.rows[l] == rowLost || s.rows[l] == rowReinitialized
 		if m.has(l) && live && !(writeback && p[l] == zero) && s.now.line[l] != lost {
+			gone |= line(l)
+		}
+	}
+	return gone
+}
+
+// recordGone is its namesake.
+func (w *world) recordGone(s *state, gone mask) {
+	if !w.bugs.recordFirst {
+		s.disk = s.now
+	}
+	for l := range lines {
+		if gone.has(l) {
 			s.rows[l] = rowOverwritten
-			if w.bugs.syncFirst {
-				s.disk = s.now
-			}
 		}
 	}
 }
@@ -41,13 +47,15 @@ func (w *world) medium(s *state, o op, content page) {
 	switch o {
 	case opPunching:
 		for k := range s.intents {
-			s.intents[k].punched = s.intents[k].open
+			if in := &s.intents[k]; in.open && in.hasImage {
+				in.punched, in.time = true, s.clock
+			}
 		}
-		s.minute, s.now.late, s.disk.late = false, false, false
 	case opPunch:
 		s.now.line, s.now.poison, s.now.hole, s.now.moved = page{zero, zero, zero}, none, true, false
-		s.now.late = s.minute
+		s.now.ctime = s.clock
 	case opClear:
+		s.now.ctime = s.clock
 		s.now.line, s.now.poison = page{garbage, garbage, garbage}, none
 		s.disk.line, s.disk.poison = s.now.line, none
 	case opCopy:
@@ -56,9 +64,11 @@ func (w *world) medium(s *state, o op, content page) {
 		}
 		s.now.line, s.now.poison = content, none
 		s.now.grown = s.now.grown || w.tail
-		s.now.late = s.minute
+		s.now.ctime = s.clock
 	case opCutBack:
-		s.now.grown = false
+		if s.now.grown {
+			s.now.grown, s.now.ctime = false, s.clock
+		}
 	case opSync:
 		s.disk = s.now
 	}

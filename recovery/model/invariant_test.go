@@ -53,6 +53,8 @@ func (w *world) brokenOnline(s state) string {
 	for l, v := range read {
 		switch can := s.ghost.can[l] &^ s.ghost.dead[l]; {
 		case can.has(v):
+		case v == zero && s.kept.has(l):
+			continue // lost --pending has it
 		case v == zero:
 			return "I2: zeros for bytes that could be salvaged, or that were written"
 		case v == garbage:
@@ -62,16 +64,27 @@ func (w *world) brokenOnline(s state) string {
 		default:
 			return "I1: a read gets data older than what was answered"
 		}
-		// The row of a write that was not synced may be a second behind: the daemon died.
+		// The row of a write that was not answered, or not synced, may be behind: the daemon died.
 		recorded := s.rows[l] == rowLost || s.rows[l] == rowReinitialized
 		switch {
 		case v == zero && !recorded:
 			return "I3: zeros for lost bytes, and no record of them"
-		case v != zero && v != foreign && recorded && (!s.restarted || s.ghost.synced[l].has(zero)):
+		case v != zero && v != foreign && recorded && !s.noting(l) && (!s.restarted || s.ghost.noZero.has(l)):
 			return "I3: bytes of the application are recorded as lost"
 		case v != zero && v != foreign && s.rows[l] == rowHealed:
 			return "I3: new bytes are recorded as healed"
 		}
 	}
 	return ""
+}
+
+// noting reports whether the line is written and its record is not: no such write
+// was answered.
+func (s *state) noting(l int) bool {
+	for _, a := range s.actors {
+		if (a.pc == wNote || a.pc == mServe+wNote) && a.have.has(l) {
+			return true
+		}
+	}
+	return false
 }

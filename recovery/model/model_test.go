@@ -2,19 +2,21 @@ package model
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // floor is fewer states than the exploration of the protocol must visit: below
 // it, something is not explored any more.
-const floor = 450_000
+const floor = 600_000
 
 // needed are steps that some scenario must come to: every way through replay, and
 // the rare ones of a read.
 var needed = []string{
-	"looks: unreadable", "looks: equal", "looks: torn", "looks: our own hole", "looks: newer, kept; closed",
-	"looks: conflict; closed", "whole pages: closed",
+	"looks: unreadable", "looks: equal", "looks: torn", "looks: our own hole", "looks: newer, kept",
+	"looks: conflict", "looks: whole pages, written", "looks: whole pages, still bad", "looks: whole pages, torn",
+	"looks: whole pages, rolled back before", "write: synced, and recorded", "intent renewed", "repair: intent with an image durable",
 	"read: what else can be had", "lists the latent poison", "rows reach the disk", "more than the slack passes",
 }
 
@@ -59,10 +61,18 @@ func media(w world) map[string]world {
 		add("listed, pwrite clears", listed, false, false, false)
 		add("listed, punch, tail page", listed, false, true, true)
 	}
+	if w.writesAll() {
+		add("known, pwrite clears", listed, true, false, false)
+		add("known, punch", listed, true, true, false)
+	}
 	add("known, pwrite clears, tail page", listed, true, false, true)
 	add("known, punch, tail page", listed, true, true, true)
 	return out
 }
+
+// writesAll reports whether somebody writes the whole page: in the middle of a file
+// that has an intent without an image.
+func (w *world) writesAll() bool { return slices.Contains(w.actors[:], writeAll) }
 
 // TestProtocolHolds explores the protocol as it is: no invariant is broken in
 // any state that can be reached.
@@ -101,8 +111,11 @@ func TestEveryStepIsNeeded(t *testing.T) {
 	seen := one
 	seen.known = true
 	two := world{actors: [3]program{writeFront, writeEnd}, poison: listed, known: true}
-	alien := one
-	alien.alien = 1
+	again, alien := one, one
+	again.crashes, alien.alien = 2, 1
+	tailAlien := alien
+	tailAlien.tail = true
+	whole := world{actors: [3]program{writeAll, readPage}, poison: listed, known: true, crashes: 2}
 	tests := []struct {
 		name   string
 		world  world
@@ -136,13 +149,23 @@ func TestEveryStepIsNeeded(t *testing.T) {
 		{"a reader gives up what a writer may have changed", world{actors: [3]program{readPage, writeFront}, poison: latent},
 			func(w *world) { w.bugs.noWrites = true }, "I1"},
 		{"the page is salvaged with the lock held shared", two, func(w *world) { w.bugs.sharedSalvage = true }, "I1"},
-		{"replay does not look at the boot", alien, func(w *world) { w.bugs.noBoot = true }, "I4, I5"},
+		{"replay does not look at the boot", alien, func(w *world) { w.bugs.noBoot = true }, "I3"},
 		{"replay takes a torn page for newer data", one, func(w *world) { w.bugs.noTorn = true }, "I1"},
-		{"replay does not wait for the page to be durable", world{actors: one.actors, poison: listed, crashes: 2}, func(w *world) {
-			w.replaySteps = []op{opClear, opCopy, opCutBack, opCommit}
+		{"replay does not wait for the page to be durable", again, func(w *world) {
+			w.replaySteps = []op{opClaim, opClear, opCopy, opCutBack, opCommit}
 		}, "I3"},
-		{"replay gives the intent of a torn page a new boot", world{actors: one.actors, poison: listed, crashes: 2},
-			func(w *world) { w.bugs.renewBoot = true }, "I1"},
+		{"replay gives the intent of a torn page a new boot", again, func(w *world) { w.bugs.renewBoot = true }, "I1"},
+		{"replay writes under the intent's old time", again, func(w *world) { w.bugs.noClaim = true }, "I1"},
+		{"replay does not record the loss under newer data", alien, func(w *world) { w.bugs.noRecord = true }, "I3"},
+		{"replay leaves the size under newer data", tailAlien, func(w *world) { w.bugs.noCutBack = true }, "I6"},
+		{"replay leaves torn whole pages", whole, func(w *world) { w.bugs.noRollBack = true }, "I1"},
+		{"replay leaves the rows of whole pages", whole, func(w *world) { w.bugs.noMoves = true }, "I3"},
+		{"replay closes the intent of whole pages before they are durable", whole, func(w *world) { w.bugs.noSettleSync = true }, "I3"},
+		{"replay takes a part written into our hole for newer data",
+			world{actors: one.actors, poison: listed, punches: true, crashes: 1, alien: 1, conflicts: true, bugs: bugs{conflictRecords: true}},
+			func(w *world) { w.bugs.punchedNewer = true }, "I2"},
+		{"zeros are recorded as overwritten before the data is durable",
+			world{actors: [3]program{writeLost}, reinit: true, crashes: 1}, func(w *world) { w.bugs.recordFirst = true }, "I3"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -165,10 +188,12 @@ func TestEveryStepIsNeeded(t *testing.T) {
 // there is one, closes the gap.
 func TestGaps(t *testing.T) {
 	one := world{actors: [3]program{writeFront}, poison: listed, crashes: 2}
-	whole := world{actors: [3]program{writeAll, readPage}, poison: listed, known: true, crashes: 2}
-	alien, tail, punch := one, one, one
-	alien.alien, tail.alien, punch.alien = 1, 1, 1
-	tail.tail, punch.punches = true, true
+	tail, alien := one, one
+	tail.tail, alien.alien = true, 1
+	punch, tailAlien := alien, alien
+	punch.punches, tailAlien.tail = true, true
+	punchTail := punch
+	punchTail.tail, punchTail.known = true, true
 	tests := []struct {
 		name   string
 		world  world
@@ -176,22 +201,24 @@ func TestGaps(t *testing.T) {
 		broken string
 		mend   func(w *world) // nil: there is none
 	}{
-		{"a whole-page write is killed: its rows are left to guess", whole, func(w *world) { w.wholeKill = true }, "I3",
-			func(w *world) { w.bugs.moveWhole = true }},
-		{"the power goes in a whole-page write: neither old nor new", whole, func(w *world) { w.wholeTorn = true }, "I1",
-			func(w *world) { w.bugs.wholeImage = true }},
-		{"the power goes in a late replay: torn again is a conflict", one, func(w *world) { w.slow = true }, "I1",
-			func(w *world) { w.bugs.renew = true }},
-		{"another program writes a part: the loss has no record", alien, func(w *world) { w.partAlien = true }, "I3",
-			func(w *world) { w.bugs.accountNewer = true }},
-		{"another program writes a part: the size stays", tail, func(w *world) { w.partAlien = true }, "I6",
-			func(w *world) { w.bugs.accountNewer = true }},
-		{"another program writes a part of our hole", punch, func(w *world) { w.partAlien = true }, "I2", nil},
+		{"another program writes a part of our hole", punch, func(w *world) { w.conflicts = true }, "I3",
+			func(w *world) { w.bugs.conflictRecords = true }},
+		{"another program writes a part of a page that was punched: the size stays", punchTail, func(w *world) { w.conflicts = true }, "I6",
+			func(w *world) { w.bugs.conflictRecords = true }},
+		{"another program writes a part, and then the power goes", alien, func(w *world) { w.conflicts = true }, "I3",
+			func(w *world) { w.bugs.conflictRecords = true }},
 		{"another program writes at once, and the power goes", alien, func(w *world) { w.hasty = true }, "I4, I5", nil},
 		{"the power takes back a part of what another program wrote", alien, func(w *world) { w.unsynced = true }, "I3",
-			func(w *world) { w.bugs.accountNewer = true }},
-		{"a row is overwritten on disk before the data is", world{actors: [3]program{writeLost}, reinit: true, crashes: 1},
-			func(w *world) { w.eager = true }, "I3", func(w *world) { w.bugs.syncFirst = true }},
+			func(w *world) { w.bugs.conflictRecords = true }},
+		{"another program touches the file: the size stays", tailAlien, func(w *world) { w.touches = true }, "I6",
+			func(w *world) { w.bugs.equalCutsBack = true }},
+		{"another program touches the file: our hole is not ours any more", punch, func(w *world) { w.touches = true }, "I2",
+			func(w *world) { w.bugs.holeKeeps, w.bugs.conflictRecords = true, true }},
+		{"another program touches the file: a torn page is a conflict", alien, func(w *world) { w.touches, w.conflicts = true, true }, "I1", nil},
+		{"a late replay writes another page of the file", one, func(w *world) { w.siblings = true }, "I1",
+			func(w *world) { w.bugs.claimFile = true }},
+		{"the power goes behind the cut of a page that a late replay found equal", tail, func(w *world) { w.slow = true }, "I1",
+			func(w *world) { w.bugs.claimRestore = true }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -66,7 +66,7 @@ type medium struct {
 	hole   bool
 	moved  bool // in another block than at first, since the first was punched
 	grown  bool // the file ends at the end of the page, not within it
-	late   bool // ctime is more than the slack after the intent
+	ctime  uint8
 }
 
 // row is the ledger's word on a line.
@@ -86,10 +86,10 @@ type rows [lines]row
 // when they return, so nothing volatile of it exists.
 type intent struct {
 	open, hasImage, punched   bool
-	image                     page
+	image                     page // without an image: the checksum
 	lost, missing, overwrites mask
-	sized                     bool // it knows the size
-	boot                      uint8
+	sized                     bool  // it knows the size
+	boot, time                uint8 // time: of the clock, when it was made or renewed
 }
 
 // engine is what dies with the daemon.
@@ -126,6 +126,7 @@ type actor struct {
 	plain    bool // of a repair: the intent has no image
 	ended    bool // the read reached behind the file's end
 	made     bool // an attempt, or a salvage, without the lock; of replay: the page is cleared
+	newer    bool // of replay: newer data is kept; the losses are what it left
 	epoch    uint8
 	writes   uint8
 	dead     [lines]values // may not be returned by this read
@@ -146,6 +147,7 @@ type ghost struct {
 	can    [lines]values // what ever was there
 	dead   [lines]values // what was replaced, and that was told
 	synced [lines]values // dead for good: told by an fsync
+	noZero mask          // lines whose zeros were replaced by a write that was answered, then synced
 }
 
 // state is everything. It is a comparable value: the checker's key.
@@ -164,8 +166,10 @@ type state struct {
 	boot           uint8
 	crashes, alien uint8 // that may still come
 	restarted      bool
-	minute         bool // more than the slack has passed since the intent
-	hasty          bool // another program wrote within the slack
+	clock          uint8 // goes on by more than the slack
+	hasty          bool  // another program wrote within the slack, or what nobody synced
+	mixed          bool  // another program wrote a part of the page
+	kept           mask  // lines that the image of a conflict holds
 }
 
 func (s *state) brief() string {

@@ -40,13 +40,12 @@ type world struct {
 	alien   uint8 // writes of other programs while the daemon is down
 
 	// What the environment is held not to do; see docs/protocol.md, Gaps.
-	partAlien bool // another program writes a part of the page
-	hasty     bool // it writes within the slack, and then the power goes
+	hasty     bool // another program writes within the slack, and then the power goes
 	unsynced  bool // it does not sync, and then the power goes
-	slow      bool // the power goes in a replay that began after the slack
-	wholeKill bool // the daemon dies between a whole-page write's first change of the page and its end
-	wholeTorn bool // the power goes between clear and copy of a whole-page write
-	eager     bool // the ledger's rows reach the disk before unsynced data
+	conflicts bool // it writes a part of a page that was punched or replayed late, or the power goes behind that
+	touches   bool // it changes another page of the file, or its attributes, after the slack
+	siblings  bool // replay itself writes another page of the file, after the slack
+	slow      bool // the power goes when a replay after the slack has cut back a page that it found equal
 
 	steps, replaySteps []op // of a repair and of replay's; nil: the protocol's own
 	bugs               bugs
@@ -57,11 +56,20 @@ type world struct {
 type bugs struct {
 	noEpoch, noWrites, noBoot, noTorn, noSize, sharedSalvage, renewBoot bool
 
-	renew        bool // mend: replay gives the intent a new time before it writes
-	accountNewer bool // mend: rows are settled where newer data is kept
-	syncFirst    bool // mend: data is synced before a row becomes overwritten
-	wholeImage   bool // mend: an intent with an image for whole pages, too
-	moveWhole    bool // mend: replay moves the rows of whole pages that read well
+	noClaim      bool // replay writes under the intent's old time
+	noRecord     bool // what lies under newer data is not recorded
+	noCutBack    bool // the size under newer data stays
+	recordFirst  bool // zeros are recorded as overwritten before the data is durable
+	noRollBack   bool // torn whole pages stay
+	noMoves      bool // the rows of whole pages that read well stay
+	noSettleSync bool // replay closes an intent over data that is not durable
+	punchedNewer bool // a punched page that differs is newer data as any other
+
+	conflictRecords bool // mend: a conflict records and cuts back as newer data does
+	claimRestore    bool // mend: the intent of a page that is equal is renewed before the file is cut back
+	equalCutsBack   bool // mend: the file is cut back behind an equal page whoever touched it since
+	holeKeeps       bool // mend: a hole that may be ours is a conflict
+	claimFile       bool // mend: all intents of the file that are ours are renewed
 }
 
 // maps reports whether the page is mapped, and so in the kernel's cache.
@@ -141,7 +149,7 @@ func (w *world) nature(s state, to emit) {
 		}
 		to("kernel", "lists the latent poison", n)
 	}
-	if s.rowsDisk != s.rows && s.phase == serving && (w.eager || s.now == s.disk) {
+	if s.rowsDisk != s.rows && s.phase == serving {
 		n := s
 		n.rowsDisk = s.rows
 		to("ledger", "rows reach the disk", n)
@@ -151,15 +159,15 @@ func (w *world) nature(s state, to emit) {
 		n.disk = s.now
 		to("kernel", "writes everything back", n)
 	}
-	if s.phase == down && !s.minute {
+	if s.phase == down && s.fresh() {
 		n := s
-		n.minute = true
+		n.clock++
 		to("clock", "more than the slack passes", n)
 	}
 	if s.crashes == 0 || s.phase == down && s.now == s.disk {
 		return
 	}
-	if s.phase != down && !s.midWrite() && (w.wholeKill || !s.plainIntent()) {
+	if s.phase != down && !s.midWrite() {
 		n := s
 		n.kill()
 		to("kill -9", "the daemon dies; the kernel goes on", n)
@@ -177,22 +185,18 @@ func (s *state) midWrite() bool {
 
 // mayCut leaves out the power cuts that the protocol is known not to survive.
 func (w *world) mayCut(s *state) bool {
-	if s.hasty && !w.hasty {
+	switch r := &s.replay; {
+	case s.hasty && !w.hasty, s.mixed && !w.conflicts:
 		return false
+	case s.phase == replaying && r.pc >= pEqual && r.pc < pEqual+stride && s.now != s.disk && s.now.ctime == s.clock:
+		return s.fresh() || w.slow
 	}
-	if s.phase == replaying && s.minute && s.now != s.disk && !w.slow {
-		return false
-	}
-	if s.phase == replaying && s.minute && s.midWrite() && !w.slow {
-		return false
-	}
-	return w.wholeTorn || !s.plainIntent() || w.wholeKill && s.now == s.disk && !s.midWrite()
+	return true
 }
 
-// plainIntent reports whether a whole-page write has changed the page, and its
-// intent, which has no image, is open.
-func (s *state) plainIntent() bool {
-	return s.now.poison == none && slices.ContainsFunc(s.intents[:], func(in intent) bool { return in.open && !in.hasImage })
+// fresh reports whether an open intent is not older than the slack.
+func (s *state) fresh() bool {
+	return slices.ContainsFunc(s.intents[:], func(in intent) bool { return in.open && in.time == s.clock })
 }
 
 // kill ends the daemon and every program that had it serve a request.
@@ -211,10 +215,14 @@ func (w *world) powerCut(s state, to emit) {
 	s.kill()
 	s.boot++
 	s.ghost.dead = s.ghost.synced
+	blocks, differs := s.now.hole != s.disk.hole || s.now.moved != s.disk.moved, s.unsynced()
 	for m := range mask(1 << (lines + 3)) {
+		if m&^differs != 0 {
+			continue
+		}
 		n := s
 		now := s.now
-		if now.hole != s.disk.hole || now.moved != s.disk.moved {
+		if blocks {
 			if m.has(lines) {
 				now = s.disk
 			} else if !now.hole {
@@ -235,44 +243,50 @@ func (w *world) powerCut(s state, to emit) {
 			now.grown = s.disk.grown
 		}
 		if m.has(lines + 2) {
-			now.late = s.disk.late
+			now.ctime = s.disk.ctime
 		}
 		n.now, n.disk = now, now
 		to("power", "cut", n)
 	}
 }
 
+// unsynced is what a power cut may take back: a bit for each line, and for the
+// block, the size and ctime.
+func (s *state) unsynced() (m mask) {
+	blocks := s.now.hole != s.disk.hole || s.now.moved != s.disk.moved
+	for i := range lines {
+		if blocks && !s.now.hole || !blocks && s.now.line[i] != s.disk.line[i] {
+			m |= line(i)
+		}
+	}
+	for i, differs := range []bool{blocks, s.now.grown != s.disk.grown, s.now.ctime != s.disk.ctime} {
+		if differs {
+			m |= line(lines + i)
+		}
+	}
+	return m
+}
+
 // others is what programs do to the backing while no daemon runs.
 func (w *world) others(s state, to emit) {
-	if s.alien == 0 || !s.minute && !w.hasty && !s.sameBoot() {
+	if s.alien == 0 || s.fresh() && !w.hasty && !s.sameBoot() {
 		return
 	}
 	s.alien--
-	s.hasty = s.hasty || !s.minute
-	// A write that a power cut takes back in part is as one of a part.
-	wrote := func(m mask, what string) {
+	s.hasty = s.hasty || s.fresh()
+	if w.touches && !s.fresh() && (w.conflicts || s.sameBoot()) {
 		n := s
-		n.now.late = s.minute
-		for i := range lines {
-			if m.has(i) {
-				n.now.line[i] = foreign
-				n.ghost.dead[i] |= n.ghost.can[i] &^ foreign.set()
-				n.ghost.can[i] |= foreign.set()
-			}
-		}
-		unsynced := n
-		unsynced.hasty = unsynced.hasty || !w.partAlien && !w.unsynced
-		if !w.hasty && !s.disk.torn() || unsynced.hasty && !w.hasty {
-			to("other", what, unsynced)
-		}
-		n.disk, n.ghost.synced = n.now, n.ghost.dead
-		to("other", what+", fsync", n)
+		n.mixed = true
+		n.now.ctime, n.disk.ctime = s.clock, s.clock
+		to("other", "touches the file elsewhere", n)
 	}
-	if s.now.poison == none && w.partAlien && !s.now.torn() {
-		if s.now.hole { // the rest of a new block is zero
-			s.now.hole, s.now.moved, s.now.poison = false, true, none
+	if s.now.poison == none && !s.now.torn() && (w.conflicts || s.sameBoot() && !s.punched()) {
+		n := s
+		if n.now.hole { // the rest of a new block is zero
+			n.now.hole, n.now.moved = false, true
 		}
-		wrote(line(2), "writes the last line")
+		n.mixed = true
+		w.otherWrote(n, line(2), "writes the last line", to)
 	}
 	if s.now.poison == latent {
 		return // its write would not see the poison
@@ -283,7 +297,33 @@ func (w *world) others(s state, to emit) {
 	s.now.moved = s.now.moved || s.now.hole
 	s.now.hole, s.now.poison = false, none
 	s.now.grown = false // where the file ends now is its own doing
-	wrote(all, "writes the whole page")
+	w.otherWrote(s, all, "writes the whole page", to)
+}
+
+// otherWrote is another program's write, synced or not. One that a power cut takes
+// back in part is as one of a part.
+func (w *world) otherWrote(s state, m mask, what string, to emit) {
+	s.now.ctime = s.clock
+	for i := range lines {
+		if m.has(i) {
+			s.now.line[i] = foreign
+			s.ghost.dead[i] |= s.ghost.can[i] &^ foreign.set()
+			s.ghost.can[i] |= foreign.set()
+		}
+	}
+	unsynced := s
+	unsynced.hasty = unsynced.hasty || !w.unsynced
+	if !w.hasty && (!s.disk.torn() || unsynced.hasty) {
+		to("other", what, unsynced)
+	}
+	s.disk, s.ghost.synced = s.now, s.ghost.dead
+	to("other", what+", fsync", s)
+}
+
+// punched reports whether an open intent says that its page was punched, or was
+// renewed, which is the same record.
+func (s *state) punched() bool {
+	return slices.ContainsFunc(s.intents[:], func(in intent) bool { return in.open && in.punched })
 }
 
 // torn reports whether some of the page was cleared and not written. A write of

@@ -5,6 +5,8 @@ type op uint8
 
 const (
 	opIntent   op = iota // (1) begin
+	opImage              // (2) punch: an intent with an image for a whole page, too
+	opClaim              // replay.claim
 	opPunching           // (2) punch: the journal knows, the block is freed, the write gets a new one
 	opPunch
 	opClear    // (2) rewrite: what pmem_recovery_write does, first half
@@ -17,14 +19,16 @@ const (
 	opUnlock   // (5)
 )
 
-var opNames = [...]string{"intent durable", "punching durable", "page punched", "page cleared", "page copied", "cut back",
+var opNames = [...]string{"intent durable", "intent with an image durable", "intent renewed", "punching durable", "page punched", "page cleared", "page copied", "cut back",
 	"page durable", "intent closed, rows moved", "intent closed", "rows moved", "unlocked"}
 
-// repairSteps is the protocol.
-func (w *world) repairSteps() []op {
+// repairSteps is the protocol; plain is a write of whole pages.
+func (w *world) repairSteps(plain bool) []op {
 	switch {
 	case w.steps != nil:
 		return w.steps
+	case w.punches && plain:
+		return []op{opIntent, opImage, opPunching, opPunch, opCopy, opCutBack, opSync, opCommit, opUnlock}
 	case w.punches:
 		return []op{opIntent, opPunching, opPunch, opCopy, opCutBack, opSync, opCommit, opUnlock}
 	}
@@ -36,9 +40,11 @@ const (
 	wBegin uint8 = iota
 	wLockShared
 	wPwrite
+	wNote
 	wUnlockShared
 	wLock
 	wPrepare
+	wNoteLocked
 	wAnswer
 	wFsync
 	wRepair
@@ -99,7 +105,7 @@ func (w *world) serveWrite(s state, i int, writeback bool, to emit) {
 	switch {
 	case a.pc <= wUnlockShared:
 		w.writeShared(s, i, writeback, to)
-	case a.pc <= wPrepare:
+	case a.pc <= wNoteLocked:
 		w.writeExclusive(s, i, writeback, to)
 	case a.pc == wAnswer:
 		w.answer(&s, i)
@@ -109,6 +115,7 @@ func (w *world) serveWrite(s state, i int, writeback bool, to emit) {
 	case a.pc == wFsync:
 		s.disk, s.rowsDisk = s.now, s.rows
 		s.ghost.synced = s.ghost.dead
+		s.noteSynced()
 		a.pc = done
 		a.buf, a.have = page{}, 0
 		to(me, "fsync: answered", s)
@@ -145,9 +152,15 @@ func (w *world) writeShared(s state, i int, writeback bool, to emit) {
 			return
 		}
 		s.store(a.buf, a.have)
-		w.noteWritten(&s, a.buf, a.have, writeback)
 		a.pc = wUnlockShared
+		if s.overwrites(a.buf, a.have, writeback) != 0 {
+			a.pc = wNote
+		}
 		to(me, "pwrite", s)
+	case wNote:
+		w.recordGone(&s, s.overwrites(a.buf, a.have, writeback))
+		a.pc = wUnlockShared
+		to(me, "write: synced, and recorded", s)
 	case wUnlockShared:
 		e.writes++
 		e.shared &^= line(i)
@@ -176,8 +189,10 @@ func (w *world) writeExclusive(s state, i int, writeback bool, to emit) {
 		}
 		if !e.bad {
 			s.store(a.buf, a.have)
-			w.noteWritten(&s, a.buf, a.have, writeback)
-			a.pc = wRepair + uint8(len(w.repairSteps())-1) // unlock
+			a.pc = w.unlocking()
+			if s.overwrites(a.buf, a.have, writeback) != 0 {
+				a.pc = wNoteLocked
+			}
 			to(me, "pwrite, locked", s)
 			return
 		}
@@ -186,8 +201,15 @@ func (w *world) writeExclusive(s state, i int, writeback bool, to emit) {
 		}
 		a.pc = wRepair
 		to(me, "salvaged; the page shall be "+a.buf.String(), s)
+	case wNoteLocked:
+		w.recordGone(&s, s.overwrites(a.buf, a.have, writeback))
+		a.pc = w.unlocking()
+		to(me, "write: synced, and recorded", s)
 	}
 }
+
+// unlocking is the last step of a repair.
+func (w *world) unlocking() uint8 { return wRepair + uint8(len(w.repairSteps(false))-1) }
 
 // answer is the moment from which nothing older may be read.
 func (w *world) answer(s *state, i int) {
@@ -198,12 +220,22 @@ func (w *world) answer(s *state, i int) {
 	}
 }
 
+// noteSynced notes what an fsync says of the writes that were answered before.
+func (s *state) noteSynced() {
+	for _, a := range s.actors {
+		for l := range lines {
+			if a.answered && a.kills[l].has(zero) {
+				s.ghost.noZero |= line(l)
+			}
+		}
+	}
+}
+
 // prepare works out what the page shall hold; missing lines are those not in
 // have afterwards.
 func (w *world) prepare(s *state, i int, writeback bool) {
 	a := &s.actors[i]
-	whole := a.have == all && !writeback && !w.bugs.wholeImage
-	if whole {
+	if a.have == all && !writeback && !w.tail {
 		a.written, a.plain = all, true
 		return
 	}
@@ -225,21 +257,18 @@ func (w *world) prepare(s *state, i int, writeback bool) {
 
 // mend is repair.run, step by step.
 func (w *world) mend(s state, i int, writeback bool, to emit) {
-	steps := w.repairSteps()
 	a, me := &s.actors[i], names[i]
+	steps := w.repairSteps(a.plain)
 	o := steps[a.pc-wRepair]
 	switch o {
-	case opIntent:
-		in := intent{open: true, hasImage: !a.plain, lost: s.lostLines(), missing: all &^ a.have, overwrites: a.written, sized: !w.bugs.noSize, boot: s.boot}
-		if !a.plain {
-			in.image = a.buf
-		}
+	case opIntent, opImage:
+		in := intent{open: true, hasImage: !a.plain || o == opImage, image: a.buf, lost: s.lostLines(), missing: all &^ a.have,
+			overwrites: a.written, sized: !w.bugs.noSize, boot: s.boot, time: s.clock}
 		k := 0
 		if s.intents[0].open {
 			k = 1
 		}
 		s.intents[k] = in
-		s.minute, s.now.late, s.disk.late = false, false, false
 	case opCommit:
 		s.moveRows(a.written, all&^a.have)
 		s.closeIntents()

@@ -9,7 +9,7 @@ import (
 	"github.com/mendfs/mendfs/recovery/media"
 )
 
-// What is tested here was found by recovery/model (TestGaps; docs/protocol.md).
+// What is tested here was found by recovery/model (docs/protocol.md), and is mended: TestEveryStepIsNeeded takes the mends away again.
 
 // dieInWrite runs fn, and kills the daemon in the first write of a whole page,
 // which is done by instead; nil: as asked for.
