@@ -3,6 +3,7 @@ package fs
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -101,7 +102,7 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	if err != nil {
 		return status(f.reachable(n, err))
 	}
-	if f.keepsCache(n, fd) {
+	if f.keepsCache(n, fd, in.Flags) {
 		out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 	}
 	if writes {
@@ -111,15 +112,28 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 }
 
 // keepsCache reports whether the kernel may keep the pages it has of n, open at
-// fd: nobody can have changed the file since. Passthrough changes it past them.
-func (f *FS) keepsCache(n *inode, fd int) bool {
+// fd with flags: nobody can have changed the file since. Passthrough changes it past them.
+func (f *FS) keepsCache(n *inode, fd int, flags uint32) bool {
 	switch {
 	case f.config.Protect != ProtectFull, f.config.StrictAtime:
 		return false
 	case f.config.Exclusive:
 		return true
 	}
-	return f.unchanged(n, fd)
+	return f.unchanged(n, fd) && !f.movesAtime(n, fd, flags)
+}
+
+// movesAtime reports whether the next read of n, open at fd with flags, is one that relatime
+// moves the access time for (Linux 6.18, fs/inode.c, relatime_need_update;
+// TestAccessTimes in tests/posix). Only one that reaches the backing does.
+func (f *FS) movesAtime(n *inode, fd int, flags uint32) bool {
+	var st unix.Statx_t
+	if f.config.NoAtime || flags&unix.O_NOATIME != 0 || flags&unix.O_ACCMODE == unix.O_WRONLY || n.stat(fd, &st) != nil {
+		return false
+	}
+	at := func(t unix.StatxTimestamp) time.Time { return time.Unix(t.Sec, int64(t.Nsec)) }
+	read := at(st.Atime)
+	return !read.After(at(st.Mtime)) || !read.After(at(st.Ctime)) || time.Since(read) >= 24*time.Hour
 }
 
 // opened gives the kernel the handle h, for an open with flags by c. It takes

@@ -2,6 +2,7 @@ package mount
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,17 +28,24 @@ type place struct {
 func lookup(path string) (*place, error) { return lookupAs(path, 0) }
 
 func lookupAs(path string, flags int) (*place, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|flags, 0)
-	if err != nil {
-		return nil, err
-	}
-	p := &place{fd: fd}
-	if err := p.locate(); err != nil {
+	for try := 1; ; try++ {
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|flags, 0)
+		if err != nil {
+			return nil, err
+		}
+		p := &place{fd: fd}
+		if err = p.locate(); err == nil {
+			return p, nil
+		}
 		p.close()
-		return nil, err
+		if !errors.Is(err, errDetached) || try == 3 { // what was below it, or nothing, is there now
+			return nil, err
+		}
 	}
-	return p, nil
 }
+
+// errDetached says that a place was unmounted while it was looked at.
+var errDetached = errors.New("not in /proc/self/mountinfo")
 
 func (p *place) close() { _ = unix.Close(p.fd) } // O_PATH: nothing was written through it
 
@@ -61,7 +69,7 @@ func (p *place) locate() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("mount %d is not in /proc/self/mountinfo", id)
+	return fmt.Errorf("mount %d: %w", id, errDetached)
 }
 
 func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

@@ -181,7 +181,7 @@ func TestRefused(t *testing.T) {
 	clear(newer[12:16])
 	binary.LittleEndian.PutUint32(newer[12:], checksum(newer[:headerSize]))
 	middle := bytes.Clone(s.raw)
-	middle[s.ends[1]+100] ^= 1
+	middle[s.ends[1]+frameSize] ^= 1 // of the payload: padding is nobody's
 	for _, c := range []struct {
 		name string
 		raw  []byte

@@ -68,7 +68,7 @@ func (w *watcher) load(n int) (b []byte, err error) {
 }
 
 func readOpened(path string, n, flags int) ([]byte, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|flags, 0)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOATIME|unix.O_CLOEXEC|flags, 0)
 	if err != nil {
 		return nil, err
 	}

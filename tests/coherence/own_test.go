@@ -34,7 +34,7 @@ func TestOwnChangesKeepTheCache(t *testing.T) {
 			return err
 		},
 		"O_DIRECT": func(w *watcher, round int) error {
-			fd, err := unix.Open(w.path, unix.O_RDWR|unix.O_DIRECT, 0)
+			fd, err := unix.Open(w.path, unix.O_RDWR|unix.O_DIRECT|unix.O_NOATIME, 0)
 			if err != nil {
 				return err
 			}
