@@ -14,7 +14,7 @@ help:
 	@echo 'make build   bin/mendfs'
 	@echo 'make install  bin/mendfs to $(PREFIX)/bin, and the helper that mount(8) and /etc/fstab need to /sbin; DESTDIR= PREFIX='
 	@echo 'make uninstall  take them away again'
-	@echo 'make bench   how fast a mount is, beside its peers; quarter of an hour, root, a quiet machine; ARGS=-quick, a $$ in it doubled'
+	@echo 'make bench   how fast a mount is, beside its peers; twenty minutes, root, a quiet machine; ARGS=-quick, a $$ in it doubled'
 	@echo 'make setup   install what the tests need'
 	@echo 'make clean   remove what was built'
 
