@@ -70,19 +70,8 @@ func TestReplayZeroesAPageThatReadsWell(t *testing.T) {
 // TestRecheckWhileTheStateDiskFails: the image of a punched page can't be read
 // for a moment.
 func TestRecheckWhileTheStateDiskFails(t *testing.T) {
-	r := newRig(t, "dax-5.18", 4*pg)
-	s := script(r)
-	r.start()
-	r.poison(rng(pg+512, 512), false)
-	want := r.read(0, 4*pg)
-	s.fullOncePunched()
-	r.mustFail(pg, filled(0xee, pg))
-	s.asBelow()
-	r.stop()
 	d := &slowDisk{}
-	r.startEngine()
-	r.journalOn(d)
-	r.check(r.engine.Replay())
+	r, want := owedOn(t, d)
 	r.open()
 	// Saved anew, it is in no cache.
 	r.check(r.journal.SaveImage(r.ino.damage.Load().id, "file", imageOf(t, r, pg)))

@@ -100,24 +100,7 @@ func TestModelNewerDataInOurHole(t *testing.T) {
 	r.start()
 	bad := rng(pg+1024, 512)
 	r.poison(bad, false)
-	refused := false
-	s.pwrite = func(f media.File, b []byte, off int64) (int, error) {
-		if len(b) == pg && refused {
-			panic("hole")
-		}
-		refused = len(b) == pg
-		return f.Pwrite(b, off, 0)
-	}
-	func() {
-		defer func() {
-			if v := recover(); v != "hole" {
-				t.Fatalf("the page was not punched: %v", v)
-			}
-		}()
-		r.write(pg+100, []byte("fresh"))
-	}()
-	s.asBelow()
-	r.crash()
+	dieInOurHole(r, s, pg+100, []byte("fresh"))
 	overwrite(t, r.path(), []byte("other"), pg+3000)
 	r.start()
 	lost, reinit := r.live()

@@ -325,22 +325,30 @@ func TestHungStateDiskStopsLookups(t *testing.T) {
 	<-found
 }
 
-// TestUnreadableImageIsNotAHole: the image of a punched page can't be read when
-// the file is looked up: an error, not the hole's zeros.
-func TestUnreadableImageIsNotAHole(t *testing.T) {
-	r := newRig(t, "dax-5.18", 4*pg)
+// owedOn is a file of which page 1 was punched, could not be written, and has its
+// image on a state disk of its own; want is what the file reads as. It is not open.
+func owedOn(t *testing.T, d *slowDisk) (r *rig, want []byte) {
+	t.Helper()
+	r = newRig(t, "dax-5.18", 4*pg)
 	s := script(r)
 	r.start()
 	r.poison(rng(pg+512, 512), false)
-	want := r.read(0, 4*pg)
+	want = r.read(0, 4*pg)
 	s.fullOncePunched()
 	r.mustFail(pg, filled(0xee, pg))
 	s.asBelow()
 	r.stop()
-	d := &slowDisk{}
 	r.startEngine()
 	r.journalOn(d)
 	r.check(r.engine.Replay())
+	return r, want
+}
+
+// TestUnreadableImageIsNotAHole: the image of a punched page can't be read when
+// the file is looked up: an error, not the hole's zeros.
+func TestUnreadableImageIsNotAHole(t *testing.T) {
+	d := &slowDisk{}
+	r, want := owedOn(t, d)
 	d.fail.Store(true)
 	r.open()
 	got := make([]byte, 4*pg)
