@@ -27,7 +27,7 @@ func TestReservedBlocks(t *testing.T) {
 	for _, protect := range []Protect{ProtectFull, ProtectRW, ProtectKnown} {
 		t.Run(protect.String(), func(t *testing.T) {
 			m := mountNew(t, serveConfig{Timeout: time.Second, Protect: protect, FS: "ext4"})
-			sh(t, m.mnt, root, `chmod 777 .; truncate -s 0 by-root; chmod 666 by-root`)
+			sh(t, m.mnt, root, `chmod 777 .; umask 0; truncate -s 0 by-root`)
 			held := open(t, m.path("by-root"), unix.O_RDWR) // root came first, and stays
 			defer closeFd(t, held)
 			var st unix.Statfs_t

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/mount/mounttest"
 )
 
 // stoppedMount is a mount whose server is stopped: its connection is there, and
@@ -20,9 +22,7 @@ func stoppedMount(t *testing.T, over bool) (*bench, *exec.Cmd) {
 		o.Mountpoint, b.point = "", b.backing
 	}
 	server := startHelper(t, o)
-	if err := server.Process.Signal(unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	mounttest.Stop(t, server.Process.Pid)
 	t.Cleanup(func() {
 		kill(t, server)
 		_ = unix.Unmount(b.point, unix.MNT_DETACH) // the test has failed if it is not there

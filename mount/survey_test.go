@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/mount/mounttest"
+
 	"github.com/mendfs/mendfs/mount/control"
 )
 
@@ -59,9 +61,7 @@ func TestStoppedMountIsNotWaitedFor(t *testing.T) {
 	if err := os.Symlink("mnt/below", link); err != nil {
 		t.Fatal(err)
 	}
-	if err := daemon.Process.Signal(unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	mounttest.Stop(t, daemon.Process.Pid)
 	paths := []string{b.point, b.point + "/below/it", link, b.dir + "/../" + filepath.Base(b.dir) + "/mnt/x"}
 	said := make(chan error, len(paths))
 	for _, path := range paths {

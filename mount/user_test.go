@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/mendfs/mendfs/mount/control"
-	"github.com/mendfs/mendfs/mount/usertest"
+	"github.com/mendfs/mendfs/mount/mounttest"
 )
 
 // userEnv makes the test program mount over the directory that it names, ask
@@ -55,11 +55,11 @@ func runAsUser(t *testing.T, mode string) (home, said string) {
 	if _, err := exec.LookPath("setpriv"); err != nil {
 		t.Skip("SKIP: no setpriv (package util-linux)")
 	}
-	u := usertest.New(t)
+	u := mounttest.NewUser(t)
 	if err := os.WriteFile(u.Mkdir("db")+"/f", []byte("text"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	id := strconv.Itoa(usertest.ID)
+	id := strconv.Itoa(mounttest.UserID)
 	cmd := u.Unshare(mode, "setpriv", "--reuid", id, "--regid", id, "--clear-groups", u.Program)
 	cmd.Dir = "/"
 	cmd.Env = append(append(os.Environ(), userEnv+"="+u.Home), u.Env()...)

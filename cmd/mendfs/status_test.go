@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mendfs/mendfs/mount/usertest"
+	"github.com/mendfs/mendfs/mount/mounttest"
 )
 
 // daemon is the process of the scene's mount.
@@ -88,9 +88,7 @@ func TestStoppedDaemon(t *testing.T) {
 	s.mount()
 	file := s.write("file", []byte("text"))
 	pid := s.daemon()
-	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	mounttest.Stop(t, pid)
 	defer func() {
 		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
 			t.Error(err)
@@ -155,17 +153,17 @@ func untilAsking(t *testing.T, pid int) {
 }
 
 // runAs is run for an ordinary user.
-func runAs(t *testing.T, u *usertest.User, args ...string) result {
+func runAs(t *testing.T, u *mounttest.User, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd := command(t, args...)
 	cmd.Stdout, cmd.Stderr, cmd.Env = &stdout, &stderr, append(cmd.Env, u.Env()...)
-	u.RunAs(cmd, usertest.ID)
+	u.RunAs(cmd, mounttest.UserID)
 	return result{code: exitOf(cmd.Run()), stdout: stdout.String(), stderr: stderr.String()}
 }
 
 func TestStatusOfOthersMounts(t *testing.T) {
-	u := usertest.New(t)
+	u := mounttest.NewUser(t)
 	s := newScene(t)
 	s.mount()
 	r := runAs(t, u, "status")
@@ -177,7 +175,7 @@ func TestStatusOfOthersMounts(t *testing.T) {
 
 // usersMayMount runs the rest of the test again in a mount namespace where /dev/fuse is
 // for all, as it is on most machines; it reports whether this is that run.
-func usersMayMount(t *testing.T, u *usertest.User) bool {
+func usersMayMount(t *testing.T, u *mounttest.User) bool {
 	t.Helper()
 	const inside = "MENDFS_TEST_USERS_MAY_MOUNT"
 	if os.Getenv(inside) != "" {
@@ -194,7 +192,7 @@ func usersMayMount(t *testing.T, u *usertest.User) bool {
 }
 
 func TestRootAsksUsersMounts(t *testing.T) {
-	u := usertest.New(t)
+	u := mounttest.NewUser(t)
 	if !usersMayMount(t, u) {
 		return
 	}

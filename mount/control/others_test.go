@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mendfs/mendfs/mount/usertest"
+	"github.com/mendfs/mendfs/mount/mounttest"
 )
 
 // askEnv makes the test program ask the socket that it names, and print the
@@ -42,7 +42,7 @@ func askAsSomebody(socket string) int {
 }
 
 func TestOthersAreForbidden(t *testing.T) {
-	u := usertest.New(t)
+	u := mounttest.NewUser(t)
 	socket := filepath.Join(u.Home, Socket) // a state directory can't be entered by others
 	b := &canned{}
 	for name, c := range map[string]struct {
@@ -50,10 +50,10 @@ func TestOthersAreForbidden(t *testing.T) {
 		uid   uint32 // who asks
 		want  string
 	}{
-		"somebody else":        {1000, usertest.ID, "403 "},
-		"somebody, of root's":  {0, usertest.ID, "403 "},
-		"the user who mounted": {usertest.ID, usertest.ID, "200 "},
-		"root":                 {usertest.ID, 0, "200 "},
+		"somebody else":        {1000, mounttest.UserID, "403 "},
+		"somebody, of root's":  {0, mounttest.UserID, "403 "},
+		"the user who mounted": {mounttest.UserID, mounttest.UserID, "200 "},
+		"root":                 {mounttest.UserID, 0, "200 "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, err := net.Listen("unix", socket)
@@ -78,7 +78,7 @@ func TestOthersAreForbidden(t *testing.T) {
 }
 
 // askAs asks the socket as uid.
-func askAs(t *testing.T, u *usertest.User, uid uint32, socket string) string {
+func askAs(t *testing.T, u *mounttest.User, uid uint32, socket string) string {
 	t.Helper()
 	cmd := exec.Command(u.Program)
 	cmd.Env = append(os.Environ(), askEnv+"="+socket)

@@ -9,10 +9,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/mount/mounttest"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -144,20 +144,8 @@ func (b *BadMedia) GoOn() { b.t.Helper(); b.tell("go on") }
 // of it waits until Thaw.
 func (b *BadMedia) Freeze() {
 	b.t.Helper()
-	b.signal(unix.SIGSTOP)
 	b.t.Cleanup(b.Thaw) // before anything that waits for it
-	for !b.stopped() {
-		time.Sleep(time.Millisecond)
-	}
-}
-
-func (b *BadMedia) stopped() bool {
-	b.t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.daemon.cmd.Process.Pid))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	return strings.Contains(string(stat), ") T ")
+	mounttest.Stop(b.t, b.daemon.cmd.Process.Pid)
 }
 
 // Thaw ends Freeze.

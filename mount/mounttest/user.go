@@ -1,7 +1,4 @@
-// Package usertest gives tests an ordinary user, who may run the test program and
-// has a home of their own: the directories of a test are closed to others than
-// the one who runs it.
-package usertest
+package mounttest
 
 import (
 	"errors"
@@ -12,10 +9,12 @@ import (
 	"testing"
 )
 
-// ID is the user's id, and that of their group.
-const ID = 65534
+// UserID is the user's id, and that of their group.
+const UserID = 65534
 
-// User is who the test acts as, besides root.
+// User is who the test acts as, besides root: somebody who may run the test program and
+// has a home of their own, since the directories of a test are closed to others than the
+// one who runs it.
 type User struct {
 	Home    string // belongs to the user; others than root can't enter it
 	Program string // a copy of the test program, which everybody may run
@@ -24,9 +23,9 @@ type User struct {
 	dir string // root's, which everybody can enter
 }
 
-// New makes a user until the end of the test. It needs root, and the test is
+// NewUser makes a user until the end of the test. It needs root, and the test is
 // skipped otherwise.
-func New(t testing.TB) *User {
+func NewUser(t testing.TB) *User {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: being another user needs root")
@@ -64,7 +63,7 @@ func (u *User) Mkdir(name string) string {
 // own makes a directory that belongs to the user.
 func (u *User) own(dir string) {
 	u.t.Helper()
-	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, ID, ID)); err != nil {
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, UserID, UserID)); err != nil {
 		u.t.Fatal(err)
 	}
 }
