@@ -68,7 +68,7 @@ func mountFS(t *testing.T, kind, at string) {
 		if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size)); err != nil {
 			t.Fatal(err)
 		}
-		run(t, "mkfs."+kind, "-q", image)
+		mkfs(t, kind, image)
 		run(t, "mount", "-o", "loop", "-t", kind, image, at)
 	}
 	if err != nil {
@@ -79,6 +79,21 @@ func mountFS(t *testing.T, kind, at string) {
 			t.Error(err)
 		}
 	})
+}
+
+// mkfs tries for a while: mkfs.btrfs looks at all mounts of the machine, of which some are
+// dead for a moment, while other tests run.
+func mkfs(t *testing.T, kind, image string) {
+	t.Helper()
+	var out []byte
+	var err error
+	for range 10 {
+		if out, err = exec.Command("mkfs."+kind, "-q", image).CombinedOutput(); err == nil {
+			return
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	t.Fatalf("mkfs.%s: %v\n%s", kind, err, out)
 }
 
 func run(t *testing.T, program string, args ...string) {

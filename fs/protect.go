@@ -96,19 +96,34 @@ func (f *FS) pass(h *handle, flags uint32, c *fuse.Caller, out *fuse.OpenOut) er
 // protectOf is what the kernel may serve of h by itself: nothing of an
 // append-only file, which it would let be mapped and overwritten. What was
 // opened before the file became one stays as it is, as on the backing, and an
-// open to append does not go with that: EBUSY.
+// open to append does not go with that: EBUSY. The caller holds p.mu.
 func (f *FS) protectOf(p *passage, h *handle) (Protect, error) {
 	var st unix.Statx_t
 	err := statx(h.fd, &st)
-	switch {
-	case err != nil || !h.appends && st.Attributes&unix.STATX_ATTR_APPEND == 0:
+	if err != nil || !h.appends && st.Attributes&unix.STATX_ATTR_APPEND == 0 {
 		return f.config.Protect, err
+	}
+	p.awaitReleases()
+	switch {
 	case p.mode.passing() == 0 && p.mode.settle(func() bool { return f.unused(h.fd) }):
 		return ProtectFull, nil
 	case h.appends:
 		return ProtectFull, unix.EBUSY
 	}
 	return f.config.Protect, nil
+}
+
+// releaseTime is how long after close(2) has returned RELEASE is waited for.
+const releaseTime = 100 * time.Millisecond
+
+// awaitReleases gives what was closed a moment ago the time to be known as closed.
+// The caller holds p.mu, which is let go of meanwhile.
+func (p *passage) awaitReleases() {
+	for end := time.Now().Add(releaseTime); p.mode.passing() > 0 && time.Now().Before(end); {
+		p.mu.Unlock()
+		time.Sleep(time.Millisecond)
+		p.mu.Lock()
+	}
 }
 
 // unpass is the end of the open h.

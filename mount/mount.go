@@ -331,12 +331,7 @@ func (m *Mount) hasEnded() bool {
 
 // detachIdle unmounts, and fails with EBUSY if the mount is in use.
 func (m *Mount) detachIdle() error {
-	err := m.detach(false)
-	for try := 0; errors.Is(err, unix.EBUSY) && try < 5; try++ { // files are closed a moment after close(2)
-		time.Sleep(20 * time.Millisecond)
-		err = m.detach(false)
-	}
-	return err
+	return whenIdle(func() error { return m.detach(false) })
 }
 
 // onTop fails if something else was mounted over this mount.

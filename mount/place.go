@@ -93,11 +93,14 @@ func mountID(fd int) (int, error) {
 func (p *place) isMountRoot() bool { return p.mount.Mountpoint == p.path }
 
 // isDead reports whether the place is on a FUSE mount whose daemon is gone. Of
-// a mount of ours that is listed, the list tells: its process lives.
+// a mount of ours that is listed at its path, the list tells: its process lives. The
+// device number alone could be that of a mount whose process is just ending.
 func (p *place) isDead() bool {
 	if p.mount.Type == FSType {
-		if all, err := visible(); err == nil && p.mount.listed(all) != nil {
-			return false
+		if all, err := visible(); err == nil {
+			if e := p.mount.listed(all); e != nil && e.Mountpoint == p.mount.Mountpoint {
+				return false
+			}
 		}
 	}
 	return !hasServer(p.fd, p.mount)

@@ -36,17 +36,26 @@ func Survey() ([]Seen, error) {
 		return nil, failed(err, "see whether /proc is mounted", "the mount table can't be read")
 	}
 	var all []Seen
-	known := map[string]bool{} // by device number
 	for _, e := range listed {
-		known[e.Dev] = true
 		all = append(all, Seen{Running: e.Running, Listed: true})
 	}
+	told := map[string]bool{} // by device number
 	for _, m := range table {
-		if m.Type != FSType || known[m.Dev] {
+		if m.Type != FSType || told[m.Dev] {
 			continue
 		}
-		known[m.Dev] = true
-		all = append(all, Seen{Running: Running{Mountpoint: m.Mountpoint, Backing: m.Source, Owner: m.owner()}, Dead: m.isDead()})
+		e := m.listed(listed)
+		if e != nil && e.Mountpoint == m.Mountpoint {
+			continue
+		}
+		// A daemon that is just ending is still listed, when the device number of its
+		// mount may be another's already.
+		dead := m.isDead()
+		if e != nil && !dead {
+			continue
+		}
+		told[m.Dev] = true
+		all = append(all, Seen{Running: Running{Mountpoint: m.Mountpoint, Backing: m.Source, Owner: m.owner()}, Dead: dead})
 	}
 	slices.SortStableFunc(all, func(a, b Seen) int { return compareMountpoints(a.Running, b.Running) })
 	return all, nil

@@ -9,9 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mendfs/mendfs/mount/mounttest"
-
 	"github.com/mendfs/mendfs/mount/control"
+	"github.com/mendfs/mendfs/mount/mounttest"
 )
 
 // seenAt is what Survey has at the mountpoint.
@@ -49,6 +48,28 @@ func TestSurveyHasTheDeadToo(t *testing.T) {
 		if _, err := Find(path); err == nil || !strings.Contains(err.Error(), "is dead") {
 			t.Errorf("Find(%s): %v", path, err)
 		}
+	}
+}
+
+// TestSurveyHasTheDeadBesideTheEnding: a daemon that ends is listed a little longer than
+// its mount has the device number.
+func TestSurveyHasTheDeadBesideTheEnding(t *testing.T) {
+	b, _ := deadMount(t, false)
+	r, err := openRegistry(registryDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ending, err := r.add(entry{Running: Running{Mountpoint: b.dir + "/gone", Backing: b.dir + "/other", State: b.dir + "/other-state", Pid: os.Getpid()}, Dev: b.device()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := ending.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if all := seenAt(t, b.point); len(all) != 1 || all[0].Listed || !all[0].Dead {
+		t.Errorf("%+v", all)
 	}
 }
 

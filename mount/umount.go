@@ -49,7 +49,7 @@ func Unmount(mountpoint string) error {
 	}
 	daemon := watch(e)
 	defer daemon.close()
-	err = detach(p.path, dead)
+	err = whenIdle(func() error { return detach(p.path, dead) })
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		return failed(err, "end the programs that fuser -vm "+p.path+" lists", "%s is in use", p.path)
@@ -130,6 +130,17 @@ func awaitEnd(file, mountpoint string) error {
 		}
 	}
 	return failed(nil, "see what it waits for in mendfs.log in its state directory", "%s is unmounted, but its daemon has not ended within %v", mountpoint, patience)
+}
+
+// whenIdle unmounts, and lets what is over in a moment keep it in use: files are closed
+// a little after close(2), and others look at mounts in passing.
+func whenIdle(unmount func() error) error {
+	err := unmount()
+	for try := 0; errors.Is(err, unix.EBUSY) && try < 10; try++ {
+		time.Sleep(50 * time.Millisecond)
+		err = unmount()
+	}
+	return err
 }
 
 // detach unmounts path, at once (lazy: when its last user is gone). EBUSY says
