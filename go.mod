@@ -11,7 +11,6 @@ require (
 	github.com/tidwall/btree v1.8.1
 	go.etcd.io/bbolt v1.5.0
 	golang.org/x/sys v0.45.0
-	gopkg.in/natefinch/lumberjack.v2 v2.2.1
 	kernel.org/pub/linux/libs/security/libcap/psx v1.2.77
 )
 

@@ -12,9 +12,9 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-	"gopkg.in/natefinch/lumberjack.v2"
 
 	"github.com/mendfs/mendfs/mount/control"
+	"github.com/mendfs/mendfs/recovery/event"
 )
 
 // daemonEnv marks a process started by Daemonize. The pipe to its caller is
@@ -132,7 +132,7 @@ func (d *Daemon) Ready(m *Mount) error {
 		return failed(err, "make room for it, or mount without --daemon", "the log %s can't be written", path)
 	}
 	d.mu.Lock()
-	d.out = &lumberjack.Logger{Filename: path, MaxSize: 16, MaxBackups: 4} // megabytes
+	d.out = event.NewRotated(path, 16<<20, 4)
 	d.mu.Unlock()
 	return d.tell(outcome{Ready: m.Ready()})
 }

@@ -9,11 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/mendfs/mendfs/mount/control"
+	"github.com/mendfs/mendfs/recovery/event"
 )
 
 // pollEvents is how often a followed event log is looked at.
@@ -24,7 +23,8 @@ const pollEvents = 200 * time.Millisecond
 func readEvents(ctx context.Context, path string, q control.EventQuery, line func([]byte) error) error {
 	t := &tail{since: q.Since, line: line}
 	defer t.close()
-	for _, old := range rotated(path) {
+	older, _ := event.OlderLogs(path) // opening the log itself fails too, and says why
+	for _, old := range older {
 		if err := t.readAll(old); err != nil {
 			return err
 		}
@@ -39,24 +39,6 @@ func readEvents(ctx context.Context, path string, q control.EventQuery, line fun
 		case <-time.After(pollEvents):
 		}
 	}
-}
-
-// rotated is the logs that lumberjack has moved away from path, oldest first:
-// NAME-TIME.EXT beside NAME.EXT.
-func rotated(path string) []string {
-	ext := filepath.Ext(path)
-	prefix := strings.TrimSuffix(filepath.Base(path), ext) + "-"
-	list, err := os.ReadDir(filepath.Dir(path)) // sorted by name
-	if err != nil {
-		return nil // opening the log itself fails too, and says why
-	}
-	var old []string
-	for _, e := range list {
-		if strings.HasPrefix(e.Name(), prefix) && strings.HasSuffix(e.Name(), ext) {
-			old = append(old, filepath.Join(filepath.Dir(path), e.Name()))
-		}
-	}
-	return old
 }
 
 // tail reads lines from a file that grows and is replaced now and then.

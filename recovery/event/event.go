@@ -46,29 +46,36 @@ const (
 // Event is one line of the event log (design: schema version 1). Offsets and
 // lengths are bytes. A path that is not UTF-8 stands in PathB64 instead.
 type Event struct {
-	Version  int        `json:"version"`
-	ID       string     `json:"id"` // ULID; lines with the same id tell of the same event, the last one is the newest
-	Time     time.Time  `json:"time"`
-	Event    Kind       `json:"event"`
-	Path     string     `json:"path,omitempty"`
-	PathB64  []byte     `json:"path_b64,omitempty"`
-	FS       string     `json:"fs,omitempty"`
-	Dev      string     `json:"dev,omitempty"` // "major:minor"
-	Ino      uint64     `json:"ino,omitempty"`
-	Offset   int64      `json:"offset"`
-	Length   int64      `json:"length"`
-	Source   string     `json:"source,omitempty"`   // kernel, badblocks, simulated
-	Detected string     `json:"detected,omitempty"` // eio, efault, short-read, badblocks, scan
-	Salvaged int64      `json:"salvaged"`           // bytes kept of the pages touched
-	Pid      uint32     `json:"pid,omitempty"`
-	UID      *uint32    `json:"uid,omitempty"` // absent for writeback, which has no user
-	Comm     string     `json:"comm,omitempty"`
-	Device   string     `json:"device,omitempty"`
-	Sector   *int64     `json:"sector,omitempty"`
-	Action   string     `json:"action,omitempty"` // what mendfs did: zero-filled, passed-through, page-written, ...
-	Error    string     `json:"error,omitempty"`
-	Count    int64      `json:"count"`
-	First    *time.Time `json:"first,omitempty"` // with count > 1: when the first of them happened
-	Last     *time.Time `json:"last,omitempty"`  // with count > 1: when the last of them happened
-	Next     string     `json:"next,omitempty"`  // the command to run, or what to do
+	Version  int       `json:"version"`
+	ID       string    `json:"id"` // ULID; lines with the same id tell of the same event, the last one is the newest
+	Time     time.Time `json:"time"`
+	Event    Kind      `json:"event"`
+	Path     string    `json:"path,omitempty"`
+	PathB64  []byte    `json:"path_b64,omitempty"`
+	FS       string    `json:"fs,omitempty"`
+	Dev      string    `json:"dev,omitempty"` // "major:minor"
+	Ino      uint64    `json:"ino,omitempty"`
+	Offset   int64     `json:"offset"`
+	Length   int64     `json:"length"`
+	Source   string    `json:"source,omitempty"`   // kernel, badblocks, simulated
+	Detected string    `json:"detected,omitempty"` // eio, efault, short-read, badblocks, scan
+	Salvaged int64     `json:"salvaged"`           // bytes kept of the pages touched
+	Pid      uint32    `json:"pid,omitempty"`
+	UID      *uint32   `json:"uid,omitempty"` // absent for writeback, which has no user
+	Comm     string    `json:"comm,omitempty"`
+	Device   string    `json:"device,omitempty"`
+	Sector   *int64    `json:"sector,omitempty"`
+	// With a loss: the unit in bytes at which the medium could be asked, and why
+	// that was so, where there is more than one way.
+	Granularity int64  `json:"granularity,omitempty"`
+	Why         string `json:"why,omitempty"`
+	// With a page that was cleared for all who share it: the others, in words.
+	Sharers []string `json:"sharers,omitempty"`
+
+	Action string     `json:"action,omitempty"` // what mendfs did: zero-filled, passed-through, page-written, ...
+	Error  string     `json:"error,omitempty"`
+	Count  int64      `json:"count"`
+	First  *time.Time `json:"first,omitempty"` // with count > 1: when the first of them happened
+	Last   *time.Time `json:"last,omitempty"`  // with count > 1: when the last of them happened
+	Next   string     `json:"next,omitempty"`  // the command to run, or what to do
 }

@@ -7,12 +7,11 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-	"gopkg.in/natefinch/lumberjack.v2"
 )
 
 const (
-	rotateMiB = 64
-	rotated   = 4 // files kept beside the one that is being written
+	rotateAt = 64 << 20 // bytes
+	rotated  = 4        // files kept beside the one that is being written
 )
 
 // lineFile is a file of lines. After a crash or a failed write it may end in
@@ -25,14 +24,14 @@ type lineFile struct {
 
 // openRotated opens a log that is rotated when it is full.
 func openRotated(path string) (*lineFile, error) {
-	f, err := openAppend(path) // tells now what lumberjack would tell at the first event
+	f, err := openAppend(path) // tells now what would be told at the first event
 	if err != nil {
 		return nil, err
 	}
 	if err := f.close(); err != nil {
 		return nil, err
 	}
-	f.w = &lumberjack.Logger{Filename: path, MaxSize: rotateMiB, MaxBackups: rotated}
+	f.w = NewRotated(path, rotateAt, rotated)
 	return f, nil
 }
 

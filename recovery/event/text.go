@@ -29,8 +29,14 @@ func Text(e Event) string {
 	if e.Salvaged > 0 {
 		note("saved %d bytes around it", e.Salvaged)
 	}
+	if e.Why != "" {
+		note("in units of %d bytes: %s", e.Granularity, quote(e.Why))
+	}
 	if e.Action != "" {
 		note("%s", quote(e.Action))
+	}
+	if len(e.Sharers) > 0 {
+		note("shared with %s", words(e.Sharers...))
 	}
 	if e.Error != "" {
 		note("error %s", quote(e.Error))
@@ -90,6 +96,8 @@ func fileName(e Event) string {
 		return quoteName(path)
 	case e.Ino != 0:
 		return fmt.Sprintf("inode %d", e.Ino)
+	case e.Device != "":
+		return quote(e.Device)
 	}
 	return "a file"
 }
