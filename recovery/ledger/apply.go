@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"sync"
+
 	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
@@ -13,8 +15,10 @@ type file struct {
 	live   int // number of live rows, also before they are loaded
 	past   int // number of rows in the history
 	loaded bool
+	load   *loading           // nil if nobody is reading the rows
 	rows   rowMap             // live rows; disjoint
 	dirty  map[int64]struct{} // offsets whose row, or its absence, is in no batch yet
+	newest uint64             // number of the newest change that has touched the file
 }
 
 // row is a live row without what its file and its offset say.
@@ -25,7 +29,7 @@ type row struct {
 	what           *kind
 }
 
-// kind is what many rows share; equal kinds are one (Ledger.kinds).
+// kind is what many rows share; equal kinds are one (kinds).
 type kind struct {
 	state         State
 	cause, source string
@@ -48,7 +52,8 @@ func (w row) same(o row) bool {
 	return w.what == o.what && w.first == o.first && w.changed == o.changed
 }
 
-// apply changes memory; all files are loaded and nothing can fail. l.mu is held.
+// apply changes memory, as the change of number l.applied; all files are loaded
+// and nothing can fail. l.mu is held.
 func (l *Ledger) apply(c Change) {
 	l.newest = max(l.newest, l.now().UnixNano()) // a clock that is set back does not turn the order round
 	now := l.newest
@@ -71,7 +76,7 @@ func (l *Ledger) apply(c Change) {
 }
 
 func (l *Ledger) lose(f *file, x Loss, now int64) {
-	what := l.kind(kind{state: Lost, cause: x.Cause, source: x.Source, granularity: x.Granularity})
+	what := l.kinds.share(kind{state: Lost, cause: x.Cause, source: x.Source, granularity: x.Granularity})
 	pos := x.Range.Off
 	for _, s := range f.overlapping(x.Range) {
 		l.put(f, ranges.Between(pos, s.Off), row{first: now, changed: now, what: what})
@@ -98,7 +103,7 @@ func (l *Ledger) move(f *file, m Move, now int64, start int) {
 		w := l.carve(f, s, cut)
 		what := *w.what
 		what.state = m.To
-		w.what, w.changed = l.kind(what), max(w.changed, now)
+		w.what, w.changed = l.kinds.share(what), max(w.changed, now)
 		if m.To.Live() {
 			l.put(f, cut, w)
 		} else {
@@ -185,7 +190,10 @@ func (l *Ledger) touchRow(f *file, off int64) {
 	l.dirtyRows += len(f.dirty) - before
 }
 
-func (l *Ledger) touch(f *file) { l.dirty[f] = struct{}{} }
+func (l *Ledger) touch(f *file) {
+	l.dirty[f] = struct{}{}
+	f.newest = l.applied
+}
 
 func (l *Ledger) named(w row) row {
 	if w.id == 0 {
@@ -215,16 +223,25 @@ func (l *Ledger) see(f *file, path string) {
 	}
 }
 
-func (l *Ledger) kind(k kind) *kind { return share(l.kinds, k) }
+// kinds is all kinds that rows in memory have.
+type kinds struct {
+	mu  sync.Mutex // guards all; nothing is waited for while it is held
+	all map[kind]*kind
+}
 
-// share is the one of kinds that equals k.
-func share(kinds map[kind]*kind, k kind) *kind {
-	if shared := kinds[k]; shared != nil {
+// share is the one that equals k.
+func (s *kinds) share(k kind) *kind {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if shared := s.all[k]; shared != nil {
 		return shared
+	}
+	if s.all == nil {
+		s.all = map[kind]*kind{}
 	}
 	shared := new(kind) // not &k: that would be made at each call
 	*shared = k
-	kinds[k] = shared
+	s.all[k] = shared
 	return shared
 }
 

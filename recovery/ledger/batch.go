@@ -134,8 +134,9 @@ func (l *Ledger) begin() (b batch, newest uint64) {
 	return l.sealed[0], l.applied
 }
 
-// end says what became of the first batch: it is done with, or to be tried again.
-func (l *Ledger) end(err error) {
+// end says what became of the first batch, of that number: it is done with, or to
+// be tried again.
+func (l *Ledger) end(number uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.health, l.writing = err, time.Time{}
@@ -144,6 +145,7 @@ func (l *Ledger) end(err error) {
 	if err != nil {
 		return
 	}
+	l.durable = number
 	done := l.sealed[0]
 	l.sealed[0] = batch{}
 	l.sealed = l.sealed[1:]

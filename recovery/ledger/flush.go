@@ -23,7 +23,23 @@ func (l *Ledger) Flush() error {
 	l.applied++ // so that the disk is tried even if it refused all this before
 	number := l.applied
 	l.mu.Unlock()
-	return l.settle(number)
+	return l.settle(number, number)
+}
+
+// FlushFile returns nil when all that was recorded of the file with that key
+// before is durable, whatever waits of others. If it is already, the disk is not
+// asked.
+func (l *Ledger) FlushFile(key string) error {
+	l.mu.Lock()
+	f := l.files[key]
+	if f == nil || f.newest <= l.durable {
+		l.mu.Unlock()
+		return nil
+	}
+	l.applied++ // as in Flush
+	number, asked := f.newest, l.applied
+	l.mu.Unlock()
+	return l.settle(number, asked)
 }
 
 // Health is nil, or why the newest rows are not on disk.
@@ -57,11 +73,12 @@ func (l *Ledger) Close() error {
 
 // settle returns nil when the change of that number and all before are
 // durable. Who comes while a transaction is under way is served by the next
-// one, together with all others who came.
-func (l *Ledger) settle(number uint64) error {
+// one, together with all others who came: asked is the newest change when the
+// caller came, and a refusal of one as new is the caller's, too.
+func (l *Ledger) settle(number, asked uint64) error {
 	l.disk.Lock()
 	defer l.disk.Unlock()
-	if l.durable < number && l.tried >= number {
+	if l.durable < number && l.tried >= asked {
 		return l.triedErr
 	}
 	for l.durable < number {
@@ -69,12 +86,11 @@ func (l *Ledger) settle(number uint64) error {
 		l.Points.Hit(failpoint.LedgerWriting)
 		err := l.write(b)
 		l.Points.Hit(failpoint.LedgerWritten)
-		l.end(err)
+		l.end(b.number, err)
 		if err != nil {
 			l.tried, l.triedErr = upto, err
 			return err
 		}
-		l.durable = b.number
 	}
 	return nil
 }

@@ -29,7 +29,9 @@
 // refuses, rows wait in memory and are tried again; see ErrFull.
 //
 // Only files that were asked for are held in memory: about 100 bytes a range,
-// 300 bytes a file. A live file's rows are read once, at its first use.
+// 300 bytes a file. A live file's rows are read once, at its first use. No lock
+// that others need is held over that: if the disk hangs, callers wait that name
+// a file whose rows are not in memory, and nobody else.
 //
 // A damaged store is refused, with the way out. Open walks all its pages; each
 // record has a checksum, and the numbers of files, rows and closed intents, and
@@ -114,9 +116,10 @@ type Ledger struct {
 
 	live atomic.Int64 // live rows in all files
 
-	mu        sync.RWMutex // guards the rest down to applied; taken after disk, never held over a transaction
+	kinds kinds
+
+	mu        sync.RWMutex // guards the rest down to durable; taken after disk, never held while the disk is asked
 	files     map[string]*file
-	kinds     map[kind]*kind
 	nextID    uint64
 	closed    map[uint64]struct{} // intents closed and not forgotten
 	dirty     map[*file]struct{}
@@ -132,9 +135,9 @@ type Ledger struct {
 	newest    int64         // the latest time that was given to a row, ns since 1970
 	shut      bool
 	applied   uint64 // number of the newest change
+	durable   uint64 // newest change on disk; changed with disk held, too
 
-	disk     sync.Mutex // held over a transaction; guards the three below
-	durable  uint64     // newest change on disk
+	disk     sync.Mutex // held over a transaction; guards the two below
 	tried    uint64     // newest change that a transaction was tried for
 	triedErr error
 
@@ -188,7 +191,6 @@ func open(path string, readOnly bool) (*Ledger, error) {
 		now:      time.Now,
 		limit:    maxWaiting,
 		files:    map[string]*file{},
-		kinds:    map[kind]*kind{},
 		closed:   map[uint64]struct{}{},
 		dirty:    map[*file]struct{}{},
 		turn:     make(chan struct{}),
@@ -219,7 +221,7 @@ func (l *Ledger) Commit(c Change) error {
 	if err != nil {
 		return err
 	}
-	return l.settle(number)
+	return l.settle(number, number)
 }
 
 // change applies c as a whole or, with an error, not at all.
@@ -228,6 +230,9 @@ func (l *Ledger) change(c Change) (number uint64, err error) {
 		return 0, err
 	}
 	l.makeRoom()
+	if err := l.loadAll(c); err != nil {
+		return 0, err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -236,14 +241,11 @@ func (l *Ledger) change(c Change) (number uint64, err error) {
 	case l.shut:
 		return 0, ErrClosed
 	}
-	if err := l.loadAll(c); err != nil {
-		return 0, err
-	}
 	if l.health != nil && l.waiting() >= l.limit && l.isNews(c.Lost) {
 		return 0, fmt.Errorf("%w: %d rows wait: %w", ErrFull, l.waiting(), l.health)
 	}
-	l.apply(c)
 	l.applied++
+	l.apply(c)
 	l.sealIfFull()
 	l.poke()
 	return l.applied, nil

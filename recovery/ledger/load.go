@@ -67,49 +67,77 @@ func (l *Ledger) readClosed(key, value []byte) error {
 	return nil
 }
 
-// loadAll brings the rows of all files of c into memory. l.mu is held.
+// loadAll brings the rows of all files of c into memory. A file that is not
+// known yet has none.
 func (l *Ledger) loadAll(c Change) error {
 	for _, x := range c.Lost {
-		if err := l.load(l.files[x.File.Key()]); err != nil {
+		if err := l.load(x.File.Key()); err != nil {
 			return err
 		}
 	}
 	for _, m := range c.Moves {
-		if err := l.load(l.files[m.File.Key()]); err != nil {
+		if err := l.load(m.File.Key()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// load brings the rows of f into memory. l.mu is held for writing.
-func (l *Ledger) load(f *file) error {
-	if f == nil || f.loaded {
-		return nil
-	}
-	err := l.readRows(f, func(off int64, w row, k kind) {
-		w.what = l.kind(k)
-		f.rows.set(off, w)
-	})
-	if err != nil {
-		f.rows = rowMap{}
-		return err
-	}
-	f.loaded = true
-	return nil
+// loading is a reading of a file's rows, by the first who needs them, for all.
+type loading struct {
+	done chan struct{} // closed when they are in memory, or err says why not
+	err  error
 }
 
-// readRows reads the live rows of f from disk, in order, and checks them.
-func (l *Ledger) readRows(f *file, do func(off int64, w row, k kind)) error {
+// load brings the rows of a file into memory, where they stay. Until then they
+// don't change: who wants to change them loads them first.
+func (l *Ledger) load(key string) error {
+	l.mu.RLock()
+	f := l.files[key]
+	loaded := f == nil || f.loaded
+	l.mu.RUnlock()
+	if loaded {
+		return nil
+	}
+	l.mu.Lock()
+	mine, all := &loading{done: make(chan struct{})}, f.load
+	switch {
+	case f.loaded:
+		l.mu.Unlock()
+		return nil
+	case l.shut:
+		l.mu.Unlock()
+		return ErrClosed
+	case all == nil:
+		f.load = mine
+	}
+	l.mu.Unlock()
+	if all != nil {
+		<-all.done
+		return all.err
+	}
+	var rows rowMap
+	mine.err = l.readRows(f.key, func(off int64, w row) { rows.set(off, w) })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f.load = nil; mine.err == nil {
+		f.rows, f.loaded = rows, true
+	}
+	close(mine.done)
+	return mine.err
+}
+
+// readRows reads the live rows of a file from disk, in order, and checks them.
+func (l *Ledger) readRows(file string, do func(off int64, w row)) error {
 	return l.store.view(func(tx *bbolt.Tx) error {
-		r, err := l.store.recordOf(tx, f.key)
+		r, err := l.store.recordOf(tx, file)
 		if err != nil {
 			return err
 		}
 		end := int64(0)
-		return l.store.rows(tx, bucketRows(), f.key, r.live, r.liveSum, func(key []byte, off int64, w row, k kind) error {
+		return l.store.rows(tx, bucketRows(), file, r.live, r.liveSum, func(key []byte, off int64, w row, k kind) error {
 			switch {
-			case len(key) != len(rowKey(f.key, 0)):
+			case len(key) != len(rowKey(file, 0)):
 				return errors.New("the key is too long")
 			case !k.state.Live():
 				return fmt.Errorf("%q is no live state", k.state)
@@ -117,21 +145,23 @@ func (l *Ledger) readRows(f *file, do func(off int64, w row, k kind)) error {
 				return fmt.Errorf("%v overlaps the row before", ranges.Range{Off: off, Len: w.length})
 			}
 			end = off + w.length
-			do(off, w, k)
+			w.what = l.kinds.share(k)
+			do(off, w)
 			return nil
 		})
 	})
 }
 
-// readHistory reads the history of f from disk, in order. What waits is not in it.
-func (l *Ledger) readHistory(f *file, do func(off int64, w row, k kind)) error {
+// readHistory reads the history of a file from disk, in order. What waits is not in it.
+func (l *Ledger) readHistory(file string, do func(off int64, w row)) error {
 	return l.store.view(func(tx *bbolt.Tx) error {
-		r, err := l.store.recordOf(tx, f.key)
+		r, err := l.store.recordOf(tx, file)
 		if err != nil {
 			return err
 		}
-		return l.store.rows(tx, bucketHistory(), f.key, r.past, r.pastSum, func(_ []byte, off int64, w row, k kind) error {
-			do(off, w, k)
+		return l.store.rows(tx, bucketHistory(), file, r.past, r.pastSum, func(_ []byte, off int64, w row, k kind) error {
+			w.what = l.kinds.share(k)
+			do(off, w)
 			return nil
 		})
 	})

@@ -31,7 +31,7 @@ func (l *Ledger) Live(key string) (lost, reinit *ranges.Set, err error) {
 	if !l.Has(key) {
 		return lost, reinit, nil
 	}
-	if err := l.loadKey(key); err != nil {
+	if err := l.load(key); err != nil {
 		return nil, nil, err
 	}
 	l.mu.RLock()
@@ -45,18 +45,6 @@ func (l *Ledger) Live(key string) (lost, reinit *ranges.Set, err error) {
 		}
 	}
 	return lost, reinit, nil
-}
-
-func (l *Ledger) loadKey(key string) error {
-	l.mu.RLock()
-	loaded := l.files[key].loaded
-	l.mu.RUnlock()
-	if loaded {
-		return nil
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.load(l.files[key])
 }
 
 // Rows yields the rows of one file, the state of one moment, by offset; with
@@ -114,42 +102,54 @@ func (l *Ledger) Files(history bool) []File {
 }
 
 // rowsOf is a snapshot of one file, packed: 48 bytes a row. Rows of a file that
-// is not loaded are read and not kept. l.mu is held throughout, so that nothing
-// moves meanwhile.
+// is not loaded are read and not kept. While history is read there is no
+// transaction, so that none moves from memory to disk.
 func (l *Ledger) rowsOf(key string, history bool) (of File, out []rowAt, err error) {
+	add := func(off int64, w row) { out = append(out, rowAt{off, w}) }
+	if history {
+		l.disk.Lock()
+		defer l.disk.Unlock()
+		if err := l.readHistory(key, add); err != nil {
+			return File{}, nil, err
+		}
+	}
+	past := out
+	if !l.isLoaded(key) {
+		if err := l.readRows(key, add); err != nil {
+			return File{}, nil, err
+		}
+	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	f := l.files[key]
 	if f == nil {
 		return File{}, nil, nil
 	}
-	of = File{f.id, f.path}
-	kinds := map[kind]*kind{} // l.kinds is not to be changed here
-	read := func(off int64, w row, k kind) {
-		w.what = share(kinds, k)
-		out = append(out, rowAt{off, w})
-	}
-	if f.loaded {
-		out = slices.Concat(f.rows.chunks...)
-	} else if err := l.readRows(f, read); err != nil {
-		return of, nil, err
+	if f.loaded { // perhaps since, and changed
+		out = slices.Concat(append([][]rowAt{past}, f.rows.chunks...)...)
 	}
 	if !history {
-		return of, out, nil
+		return File{f.id, f.path}, out, nil
 	}
 	for _, p := range l.history {
 		if p.file == f {
 			out = append(out, rowAt{p.Off, p.row})
 		}
 	}
-	if err := l.readHistory(f, read); err != nil {
-		return of, nil, err
-	}
 	slices.SortFunc(out, func(x, y rowAt) int {
 		return cmp.Or(cmp.Compare(x.off, y.off), cmp.Compare(x.id, y.id))
 	})
-	// A transaction that ends meanwhile leaves its history in both places.
-	return of, slices.CompactFunc(out, func(x, y rowAt) bool { return x.off == y.off && x.id == y.id }), nil
+	// A transaction that may have failed leaves its history in both places.
+	return File{f.id, f.path}, slices.CompactFunc(out, func(x, y rowAt) bool { return x.off == y.off && x.id == y.id }), nil
+}
+
+// isLoaded reports whether memory has all live rows of a file: of one that has
+// none on disk, always.
+func (l *Ledger) isLoaded(key string) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	f := l.files[key]
+	return f == nil || f.loaded
 }
 
 func (f File) export(r rowAt) Row {

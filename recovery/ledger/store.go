@@ -52,6 +52,7 @@ type store struct {
 
 	mu     sync.Mutex // guards broken
 	broken error
+	gone   chan struct{} // closed when broken is set
 }
 
 // create makes an empty store at path, unless there is something. It appears
@@ -117,7 +118,7 @@ func syncDir(path string) error {
 }
 
 func openStore(path string, readOnly bool) (*store, error) {
-	s := &store{path: path}
+	s := &store{path: path, gone: make(chan struct{})}
 	if st, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("opening ledger: %w", err)
 	} else if st.Size() < 2*int64(os.Getpagesize()) { // bbolt would start an empty one anew
@@ -216,20 +217,41 @@ func (s *store) update(do func(*bbolt.Tx) error) error {
 	return err
 }
 
-func (s *store) guard(do func() error) (err error) {
-	s.mu.Lock()
-	err = s.broken
-	s.mu.Unlock()
-	if err != nil {
+// guard runs do, on a goroutine that ends with it: never, perhaps, if the store is broken
+// meanwhile, since then a lock of bbolt's may stay locked. It is not waited for.
+func (s *store) guard(do func() error) error {
+	if err := s.health(); err != nil {
 		return err
 	}
+	done := make(chan error, 1)
+	go func() { done <- s.protected(do) }()
+	select {
+	case err := <-done:
+		return err
+	case <-s.gone:
+		return s.health()
+	}
+}
+
+// health is why the store is left alone; nil if it is not.
+func (s *store) health() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken
+}
+
+// protected makes an error of a panic or a fault in do, of which the store is broken.
+func (s *store) protected(do func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // a SIGBUS on the mapping becomes a panic
 	defer func() {
 		if p := recover(); p != nil {
 			err = s.damaged(fmt.Errorf("%v", p))
 			s.mu.Lock()
-			s.broken = err
-			s.mu.Unlock()
+			defer s.mu.Unlock()
+			if s.broken == nil {
+				s.broken = err
+				close(s.gone)
+			}
 		}
 	}()
 	return do()
@@ -240,18 +262,15 @@ func (s *store) damaged(err error) error {
 }
 
 // close gives up the file and its lock. A broken bbolt may hold its own locks
-// for ever, so that only its file is closed.
+// for ever, so that only that of the file is given up.
 func (s *store) close() error {
-	s.mu.Lock()
-	broken := s.broken
-	s.mu.Unlock()
-	if broken == nil {
+	if s.health() == nil {
 		return s.db.Close()
 	}
 	if s.file != nil {
-		// The mapping, which stays, would keep the lock. Errors: it may be closed already.
+		// The mapping, which stays, would keep the lock; and somebody may be at it still, so that
+		// the descriptor must not become another file's. Error: it may be closed already.
 		_ = unix.Flock(int(s.file.Fd()), unix.LOCK_UN)
-		_ = s.file.Close()
 	}
 	return nil
 }
