@@ -142,11 +142,11 @@ func badFile(b *testing.B, pages int64) (f *File, poison func(ranges.Range)) {
 	}
 }
 
-// BenchmarkRepair is writes of a part of a bad page, and of whole bad pages in
-// requests of 128 KiB, against the same on a clean file.
+// BenchmarkRepair is writes of a part of a bad page, and of whole bad pages one by
+// one and in requests of 128 KiB, against the same on a clean file.
 func BenchmarkRepair(b *testing.B) {
 	const pages = 2048
-	for _, size := range []int64{64, 128 << 10} {
+	for _, size := range []int64{64, pg, 128 << 10} {
 		for _, bad := range []bool{false, true} {
 			b.Run(fmt.Sprintf("write=%d/bad=%v", size, bad), func(b *testing.B) {
 				f, poison := badFile(b, pages)
@@ -158,7 +158,7 @@ func BenchmarkRepair(b *testing.B) {
 					off := n * step % (pages * pg)
 					if off == 0 && bad {
 						b.StopTimer()
-						if size > pg {
+						if size >= pg {
 							poison(rng(0, pages*pg))
 						}
 						for page := int64(0); page < pages && size < pg; page++ {

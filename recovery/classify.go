@@ -61,7 +61,7 @@ func (f *File) isolate(d *damage, doubtful []*page) ([]*page, error) {
 				continue // it was passing: no poison here
 			}
 			p.verdict = f.below.Corroborate(p.want) // the list may be a moment late
-			if !mayBePoison(err) || p.verdict == media.Clear {
+			if !mayBePoison(err) || p.verdict == media.Clear && !isMachineCheck(err) {
 				return nil, f.outage(p.want, err) // no media error, or not on a complete list
 			}
 			p.salvage(f.below)
@@ -144,15 +144,17 @@ func (o *outage) begins(now time.Time) bool {
 	return begins
 }
 
-// The breaker's limits: so many pages on nobody's list may be given up within
-// the window; then failures are passed through until a window was quiet.
-const (
-	breakerPages  = 1024
-	breakerWindow = 10 * time.Second
-)
+// DefaultBreaker is Config.Breaker unless it is given.
+const DefaultBreaker = 1024
+
+// breakerWindow is the time for which the breaker counts, and for which it has
+// to be quiet before it closes again.
+const breakerWindow = 10 * time.Second
 
 // breaker stops a failing device from being taken for a great many bad pages.
 type breaker struct {
+	limit int // pages within the window
+
 	mu      sync.Mutex // guards all below
 	start   time.Time  // of the window
 	pages   int
@@ -173,7 +175,7 @@ func (b *breaker) allow(now time.Time, n int) bool {
 	if now.Sub(b.start) >= breakerWindow {
 		b.start, b.pages = now, 0
 	}
-	if b.pages+n > breakerPages {
+	if b.pages+n > b.limit {
 		b.tripped = now
 		return false
 	}

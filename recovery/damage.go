@@ -27,7 +27,9 @@ type damage struct {
 	// there is none. unsure are bad pages on nobody's list, which are asked
 	// again once per request.
 	bad, unsure ranges.Set
-	images      ranges.Set // pages with an image in the journal
+	// suspected are pages that are listed, and that nobody has met yet (Detected).
+	suspected ranges.Set
+	images    ranges.Set // pages with an image in the journal
 	// lost are bytes given up, reinit bytes that are zero on clean media: the
 	// ledger's live rows.
 	lost, reinit *ranges.Set
@@ -68,7 +70,7 @@ func (d *damage) recheck(j *journal.Journal) {
 func (d *damage) any() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, s := range []*ranges.Set{&d.bad, &d.unsure, &d.images, d.lost, d.reinit} {
+	for _, s := range []*ranges.Set{&d.bad, &d.unsure, &d.suspected, &d.images, d.lost, d.reinit} {
 		if !s.Empty() {
 			return true
 		}
@@ -104,23 +106,16 @@ func (d *damage) noteChanged(r ranges.Range) {
 // isNews reports whether a read of r that met just the given bad pages has
 // found something out: lost bytes that are there again, or a page that has an
 // image and is not bad.
-func (d *damage) isNews(r ranges.Range, bad []*page) bool {
+func (d *damage) isNews(r ranges.Range, bad *knownBad) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	missing, pages := ranges.Of(), ranges.Of()
-	for _, p := range bad {
-		pages.Add(p.whole())
-		for m := range p.missing.All() {
-			missing.Add(m)
-		}
-	}
 	for lost := range d.lost.Within(r) {
-		if !missing.Contains(lost) {
+		if !oneContains(bad.missing, lost) {
 			return true
 		}
 	}
 	for kept := range d.images.Within(r) {
-		if !pages.Contains(kept) {
+		if !oneContains(bad.pages, kept) {
 			return true
 		}
 	}
@@ -139,7 +134,7 @@ func (d *damage) concernsRead(r ranges.Range) bool {
 	r = r.Widen(ranges.PageSize)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.lost.Overlaps(r) || d.images.Overlaps(r) || d.openPages.Overlaps(r)
+	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.suspected.Overlaps(r) || d.lost.Overlaps(r) || d.images.Overlaps(r) || d.openPages.Overlaps(r)
 }
 
 // concernsWrite reports whether a write of r needs more than one pwrite.
@@ -147,27 +142,30 @@ func (d *damage) concernsWrite(r ranges.Range) bool {
 	r = r.Widen(ranges.PageSize)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.lost.Overlaps(r) || d.images.Overlaps(r) || d.openPages.Overlaps(r)
+	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.suspected.Overlaps(r) || d.lost.Overlaps(r) || d.images.Overlaps(r) || d.openPages.Overlaps(r)
 }
 
 // isBad reports whether the page is known bad.
 func (d *damage) isBad(page ranges.Range) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.bad.Overlaps(page) || d.unsure.Overlaps(page)
+	return d.bad.Overlaps(page) || d.unsure.Overlaps(page) || d.suspected.Overlaps(page)
 }
 
-// nextBad is the first page that touches r and is known bad, or in also; the
-// zero range if there is none.
+// nextBad is the first pages that touch r and are known bad, or in also; the
+// zero range if there are none.
 func (d *damage) nextBad(r ranges.Range, also *ranges.Set) ranges.Range {
 	wide := r.Widen(ranges.PageSize)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	first := ranges.Range{Off: wide.End()}
-	for _, s := range []*ranges.Set{&d.bad, &d.unsure, also} {
+	for _, s := range [...]*ranges.Set{&d.bad, &d.unsure, &d.suspected, also} {
+		if s == nil {
+			continue
+		}
 		for piece := range s.Within(wide) {
 			if piece.Off < first.Off {
-				first = ranges.Page(piece.Off)
+				first = piece
 			}
 			break
 		}
@@ -182,6 +180,7 @@ func (d *damage) nextBad(r ranges.Range, also *ranges.Set) ranges.Range {
 func (d *damage) learn(p *page) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.suspected.Remove(p.whole())
 	if p.verdict == media.Listed {
 		d.bad.Add(p.whole())
 	} else {
@@ -195,6 +194,7 @@ func (d *damage) forget(r ranges.Range) {
 	defer d.mu.Unlock()
 	d.bad.Remove(r)
 	d.unsure.Remove(r)
+	d.suspected.Remove(r)
 }
 
 func (d *damage) isUnsure(page ranges.Range) bool {
@@ -208,8 +208,10 @@ func (d *damage) badPages() *ranges.Set {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := ranges.Of(d.bad.Slice()...)
-	for r := range d.unsure.All() {
-		s.Add(r)
+	for _, more := range []*ranges.Set{&d.unsure, &d.suspected} {
+		for r := range more.All() {
+			s.Add(r)
+		}
 	}
 	return s
 }

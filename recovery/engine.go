@@ -12,15 +12,21 @@
 //	classify  classify.go                   poison, or an outage? nothing is lost before that is known
 //	recover   page.go                       salvage a page, zero the rest
 //	          repair.go, ladder.go          clear bad pages and rewrite them, crash-safe
+//	          raw.go, sharers.go            those that other files share, with a record for each of them
+//	          freeing.go                    those that are to be freed
 //	          finish.go, replay.go, owed.go the end of a repair: now, after a crash, or never
 //	record    record.go                     ledger, salvage images, events
+//
+// What a list of media errors names before anybody has met it comes in by
+// detected.go; eager.go repairs it without being asked by a write.
 //
 // # Words
 //
 // Poison is memory that can't be read. A page is bad when a read of it fails
-// and the failure was classified as poison. A byte is missing when it could not
-// be salvaged, and lost once it was given up and recorded. An outage is a
-// failure that is not poison; it is never zeroed, recorded as lost or repaired.
+// and the failure was classified as poison, and suspected while it is only listed.
+// A byte is missing when it could not be salvaged, and lost once it was given up
+// and recorded. An outage is a failure that is not poison; it is never zeroed,
+// recorded as lost or repaired.
 //
 // # Locks
 //
@@ -33,22 +39,26 @@
 package recovery
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"weak"
 
 	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/failpoint"
+	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
 	"github.com/mendfs/mendfs/recovery/media"
+	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
-// Config is what an Engine works with. Everything but ReadOnly is required, and
+// Config is what an Engine works with. All before ReadOnly is required, and
 // stays the caller's to close, after the Engine.
 type Config struct {
 	Medium    media.Medium
@@ -68,6 +78,11 @@ type Config struct {
 	// writing only can't be read back. Under semantics that don't recover, what
 	// can't be read is an error.
 	VerifyWrites bool
+
+	// Breaker is how many pages that nobody's list names may be given up within
+	// ten seconds. Failures beyond that are passed through as an outage, until ten
+	// seconds were quiet. 0 is DefaultBreaker.
+	Breaker int
 }
 
 // Engine is the recovery engine of one mount. All methods may be called
@@ -82,10 +97,17 @@ type Engine struct {
 	closes   atomic.Uint64 // intents closed since the start, for checkpoints
 	chunks   sync.Pool     // of *[verifyChunk]byte
 
-	mu      sync.Mutex // guards damaged and open
+	checkpoints checkpoints
+
+	mu      sync.Mutex // guards damaged, open and listed
 	damaged map[string]weak.Pointer[Inode]
-	open    map[string]*Inode // those with repairs that could not be finished: kept until they are
-	pins    atomic.Int64      // len(open)
+	open    map[string]*Inode         // those with repairs that could not be finished: kept until they are
+	pins    atomic.Int64              // len(open)
+	listed  map[string][]ranges.Range // by file: what a list of media errors names (Detected)
+	lists   atomic.Int64              // len(listed)
+
+	inUse    func(fileid.ID) *Inode // see InUse; nil: nobody knows
+	patience time.Duration          // sharersPatience
 
 	at failpoint.Points
 }
@@ -96,23 +118,14 @@ func New(c Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading this boot's id, which repairs are marked with: %w", err)
 	}
-	return &Engine{Config: c, boot: strings.TrimSpace(string(boot)), damaged: map[string]weak.Pointer[Inode]{}, open: map[string]*Inode{}}, nil
+	c.Breaker = cmp.Or(c.Breaker, DefaultBreaker)
+	return &Engine{Config: c, breaker: breaker{limit: c.Breaker}, boot: strings.TrimSpace(string(boot)), damaged: map[string]weak.Pointer[Inode]{}, open: map[string]*Inode{}, listed: map[string][]ranges.Range{}, patience: sharersPatience}, nil
 }
 
 // Close makes everything recorded durable. No I/O may follow.
 func (e *Engine) Close() error {
+	e.checkpoints.end()
 	return errors.Join(e.Ledger.Flush(), e.checkpoint(), e.Journal.Sync())
-}
-
-// checkpoint lets the journal and the ledger forget intents that are closed.
-func (e *Engine) checkpoint() error {
-	closed, err := e.Journal.Checkpoint()
-	if err != nil {
-		return fmt.Errorf("checkpoint of the journal: %w", err)
-	}
-	e.at.Hit(failpoint.LedgerCheckpoint)
-	e.Ledger.Forget(closed...)
-	return nil
 }
 
 // Recheck forgets what is known of bad pages, so that the next read of each

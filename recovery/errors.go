@@ -27,7 +27,7 @@ func (e *OutageError) Unwrap() error { return e.Err }
 // RepairError says which step of a repair failed, and where. The page was left
 // as it was, or its bytes are kept in the journal.
 type RepairError struct {
-	Step string // journal, share, write, punch, read-back, sync, truncate, ledger
+	Step string // journal, share, write, raw, punch, free, read-back, sync, truncate, ledger
 	Page ranges.Range
 	Err  error
 }
@@ -37,6 +37,15 @@ func (e *RepairError) Error() string {
 }
 
 func (e *RepairError) Unwrap() error { return e.Err }
+
+// stepOf is the step at which a repair failed.
+func stepOf(err error) string {
+	var at *RepairError
+	if errors.As(err, &at) {
+		return at.Step
+	}
+	return "write"
+}
 
 // PoisonError is what strict semantics answers for a read of poison.
 type PoisonError struct {
@@ -75,6 +84,11 @@ func mayBePoison(err error) bool {
 	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EFAULT) ||
 		errors.Is(err, unix.EHWPOISON) || errors.Is(err, unix.ENODATA)
 }
+
+// isMachineCheck reports whether an errno is that of poison which a read has run
+// into: the list may have it a moment later, or, where nobody feeds it, never
+// (kernel facts 1, "Latent poison").
+func isMachineCheck(err error) bool { return errors.Is(err, unix.EFAULT) }
 
 // isGone reports whether an errno says that the device or server below is gone.
 func isGone(err error) bool {

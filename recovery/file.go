@@ -66,16 +66,17 @@ func (f *File) appends() bool {
 
 // Sync returns when the file's data, and the records that it implies, are
 // durable: fdatasync(2) or, if full, fsync(2). The data comes first: a record
-// must not say that zeros were replaced by what the power may take back. A file of
-// which nothing is known costs the ledger nothing.
+// must not say that zeros were replaced by what the power may take back. What waits
+// for other files is not waited for.
 func (f *File) Sync(full bool) error {
 	if err := f.below.Sync(full); err != nil {
 		return err
 	}
-	if f.ino.damage.Load() == nil {
+	d := f.ino.damage.Load()
+	if d == nil {
 		return nil
 	}
-	if err := f.engine.Ledger.Flush(); err != nil {
+	if err := f.engine.Ledger.FlushFile(d.key); err != nil {
 		return &RepairError{Step: "ledger", Err: err}
 	}
 	return nil

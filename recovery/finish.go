@@ -28,6 +28,11 @@ type unfinished struct {
 func (f *File) finish(d *damage, u *unfinished) error {
 	if n := len(u.mends); n > 0 {
 		ours := f.ino.shares == u.shares
+		if ours {
+			if err := f.claim(u.mends); err != nil {
+				return f.failed(u, err)
+			}
+		}
 		if err := f.cutBack(d, u, u.mends[n-1], ours); err != nil {
 			return f.failed(u, err)
 		}
@@ -37,15 +42,17 @@ func (f *File) finish(d *damage, u *unfinished) error {
 		}
 	}
 	f.engine.at.Hit(failpoint.PagesDurable)
+	f.dropImagesNow(d, u.pages()...) // while the intent is open: it has what is needed of them
 	if err := f.engine.Ledger.Commit(u.change); err != nil {
 		f.emitFailure("ledger", u.span(), err)
 		return &RepairError{Step: "ledger", Page: u.span(), Err: err}
 	}
 	f.engine.at.Hit(failpoint.IntentClosed)
 	d.apply(u.change)
-	d.forget(u.span())
-	d.nowClosed(u.span())
-	f.dropImages(d, u.span())
+	for _, pages := range u.pages() {
+		d.forget(pages)
+		d.nowClosed(pages)
+	}
 	if err := f.engine.closed(u.change.Close); err != nil {
 		f.emitFailure("journal", u.span(), err) // the ledger has it: they are closed all the same
 	}
@@ -170,6 +177,9 @@ func (f *File) prove(d *damage, u *unfinished, m *mend, ours bool) error {
 // writeAgain is clear for a page that was cleared before, and holds what it shall
 // hold, or did.
 func (f *File) writeAgain(d *damage, u *unfinished, m *mend) error {
+	if err := f.claim([]*mend{m}); err != nil {
+		return err
+	}
 	was := newPage(m.page.Off, u.target)
 	was.missing = ranges.Of(m.stillMissing()...)
 	copy(was.data[:], m.content)
@@ -177,6 +187,7 @@ func (f *File) writeAgain(d *damage, u *unfinished, m *mend) error {
 	again.before = was
 	r := &repair{file: f, damage: d, size: u.target, end: u.target}
 	err := r.clear(&again)
+	m.was, m.sharers = again.was, again.sharers
 	if m.rung = again.rung; again.intent != m.intent { // of the punch, with an image
 		m.intent = again.intent
 		u.change.Close = append(u.change.Close, m.intent.ID)
@@ -198,25 +209,20 @@ func (f *File) readsBack(m *mend) error {
 	return err
 }
 
+// pages is what was repaired, neighbours as one.
+func (u *unfinished) pages() (out []ranges.Range) {
+	for _, m := range u.mends {
+		out = join(out, m.page)
+	}
+	return out
+}
+
+// span is from the first page to the last, with what lies between and was not repaired.
 func (u *unfinished) span() ranges.Range {
 	if len(u.mends) == 0 {
 		return ranges.Range{}
 	}
 	return ranges.Between(u.mends[0].page.Off, u.mends[len(u.mends)-1].page.End())
-}
-
-// closed tells the journal that intents are closed, lazily: the ledger's word
-// counts until the checkpoint.
-func (e *Engine) closed(ids []uint64) error {
-	if err := e.Journal.Close(ids...); err != nil {
-		return err
-	}
-	const between = 1024 // intents between two checkpoints
-	n := uint64(len(ids))
-	if after := e.closes.Add(n); (after-n)/between != after/between {
-		return e.checkpoint()
-	}
-	return nil
 }
 
 // leaveOpen remembers a repair that could not be finished: nobody writes its

@@ -64,7 +64,8 @@ func (i *Inode) Damaged() bool {
 // has read or kept, which could be older than the kernel's, and no size is set
 // back: what would need that (a write or truncate of a part of a bad page, the
 // end of a repair) fails with a *RepairError, step "share". Writes that cover
-// bad pages whole go through, and known-bad pages are asked again each time.
+// bad pages whole go through, and so do truncates and punches of whole pages;
+// known-bad pages are asked again each time.
 func (i *Inode) Share() (unshare func()) {
 	i.lock()
 	defer i.unlock()
@@ -81,7 +82,7 @@ func (i *Inode) isShared() bool { return i.sharers.Load() > 0 }
 // on this mount.
 func (e *Engine) NewInode(fd int) *Inode {
 	i := &Inode{engine: e, seq: e.sequence.Add(1)}
-	if !e.Ledger.Any() && !e.Journal.HasImages() && e.pins.Load() == 0 {
+	if !e.Ledger.Any() && !e.Journal.HasImages() && e.pins.Load() == 0 && e.lists.Load() == 0 {
 		return i
 	}
 	id, err := fileid.Of(fd)
@@ -91,8 +92,11 @@ func (e *Engine) NewInode(fd int) *Inode {
 	if pinned := e.pinned(id.Key()); pinned != nil {
 		return pinned
 	}
-	if e.Ledger.Has(id.Key()) || !e.Journal.Pages(id.Key()).Empty() {
-		_, _ = i.know(id) // on error the medium is asked, as for a file never seen
+	listed := e.listedPages(id.Key())
+	if e.Ledger.Has(id.Key()) || !e.Journal.Pages(id.Key()).Empty() || !listed.Empty() {
+		if d, err := i.know(id); err == nil { // on error the medium is asked, as for a file never seen
+			d.suspect(listed)
+		}
 	}
 	return i
 }

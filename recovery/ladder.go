@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -16,17 +17,26 @@ import (
 // clearAll writes the pages in order, and returns those in front of the first
 // that the medium refuses.
 func (r *repair) clearAll() (cleared []*mend, err error) {
-	for i, m := range r.mends {
-		if err := r.clear(m); err != nil {
-			r.file.emitFailure("write", m.page, err)
-			return r.mends[:i], err
+	for _, n := range runs(r.mends) {
+		for _, m := range n.mends {
+			r.awaitList(m)
 		}
-		if len(m.stillMissing()) > 0 {
-			r.damage.noteChanged(m.page)
+		done := r.overwrite(n)
+		for i, m := range n.mends {
+			if i >= done {
+				if err := r.clear(m); err != nil {
+					r.file.emitFailure(stepOf(err), m.page, err)
+					return cleared, err
+				}
+			}
+			if len(m.stillMissing()) > 0 {
+				r.damage.noteChanged(m.page)
+			}
+			cleared = r.mends[:len(cleared)+1]
+			r.file.engine.at.Hit(failpoint.PageCleared)
 		}
-		r.file.engine.at.Hit(failpoint.PageCleared)
 	}
-	return r.mends, nil
+	return cleared, nil
 }
 
 // tries is how often that is done which meets poison that was on no list, or not
@@ -34,8 +44,11 @@ func (r *repair) clearAll() (cleared []*mend, err error) {
 // poison that comes between one try and the next.
 const tries = 16
 
-// clear writes one page by the first rung of the ladder that works.
+// clear writes one page by the first rung of the ladder that works: a write of the
+// page; the raw device where other files share the page, since every write of it copies
+// it first, and fails; a punch where the kernel is one that can't clear by writing.
 func (r *repair) clear(m *mend) error {
+	r.awaitList(m)
 	n, err := r.file.rewrite(m)
 	if err == nil && n == len(m.content) {
 		m.rung = "page-written"
@@ -46,6 +59,14 @@ func (r *repair) clear(m *mend) error {
 	}
 	if r.file.below.Corroborate(m.page) != media.Listed {
 		return &RepairError{Step: "write", Page: m.page, Err: orEIO(err)}
+	}
+	if r.isShared(m.page) {
+		return r.zeroRaw(m)
+	}
+	if device := r.file.below.Device(); device != nil && errors.Is(err, unix.EFAULT) {
+		// The firmware would not clear (kernel facts 2). A punch would make free space
+		// of the page, and on XFS a trap.
+		return &RepairError{Step: "write", Page: m.page, Err: err}
 	}
 	return r.punch(m)
 }
@@ -68,19 +89,8 @@ func (f *File) rewrite(m *mend) (int, error) {
 func (r *repair) punch(m *mend) error {
 	fail := func(err error) error { return &RepairError{Step: "punch", Page: m.page, Err: err} }
 	e := r.file.engine
-	if m.intent.Image == nil {
-		if m.before == nil {
-			var err error
-			if m.before, err = r.salvaged(m.page); err != nil {
-				return fail(err)
-			}
-		}
-		in := r.imageIntent(*m.intent, m)
-		if err := e.Journal.Begin(in); err != nil {
-			return fail(err)
-		}
-		r.intents = append(r.intents, in)
-		m.intent = in
+	if err := r.holdImage(m); err != nil {
+		return fail(err)
 	}
 	if err := e.Journal.Punching(m.intent.ID, time.Now().UnixNano()); err != nil {
 		return fail(err)
@@ -105,6 +115,26 @@ func (r *repair) punch(m *mend) error {
 			return fail(err)
 		}
 	}
+}
+
+// holdImage has the journal hold what the page shall be before it is destroyed.
+func (r *repair) holdImage(m *mend) error {
+	if m.before == nil && (m.intent.Image == nil || !m.fresh.Empty()) { // of a replay nothing else is known
+		var err error
+		if m.before, err = r.salvaged(m.page); err != nil {
+			return err
+		}
+	}
+	if m.intent.Image != nil {
+		return nil
+	}
+	in := r.imageIntent(*m.intent, m)
+	if err := r.file.engine.Journal.Begin(in); err != nil {
+		return err
+	}
+	r.intents = append(r.intents, in)
+	m.intent = in
+	return nil
 }
 
 // owe keeps the bytes of a page that was punched and could not be written: they

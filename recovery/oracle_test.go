@@ -131,7 +131,7 @@ func oracleStep(r *rig, o *oracle, random *rand.Rand, profile string) (what stri
 		off, n = off&^(pg-1), (n+pg-1)&^(pg-1)
 	}
 	at := rng(off, n)
-	switch op := random.IntN(20); {
+	switch op := random.IntN(22); {
 	case op < 5:
 		in := at.Intersect(ranges.Between(0, size))
 		if in.Empty() {
@@ -169,6 +169,15 @@ func oracleStep(r *rig, o *oracle, random *rand.Rand, profile string) (what stri
 		// Latent poison becomes known, and then loses its sectors: both grains.
 		o.hurt.Add(hit.Widen(grain(profile, false)))
 		return fmt.Sprintf("poison %v latent=%v", hit, latent), nil
+	case op == 19:
+		known := r.known()
+		if random.IntN(3) == 0 { // and what is none
+			known = append(known, rng(random.Int64N(size+pg)&^511, 512))
+		}
+		r.listing(known...)
+		return fmt.Sprintf("detected %v", known), nil
+	case op == 20:
+		return "reinitialize", r.file.Reinitialize()
 	case op < 19:
 		return "sync", r.file.Sync(random.IntN(2) == 0)
 	}

@@ -35,7 +35,8 @@ func (rp *replay) owe(refused *RepairError) error {
 		return err
 	}
 	e.at.Hit(failpoint.ReplayOwed)
-	if rp.page != nil { // it can be read: only the open intent says that it is torn
+	emptied := refused.Step == "raw" && newPage(in.Range.Off, rp.stat.Size).retry(rp.file.below) == nil
+	if rp.page != nil || emptied { // it can be read: only the open intent says that it is torn
 		rp.file.emitFailure("write", in.Range, refused)
 		return nil
 	}
@@ -62,7 +63,8 @@ func (e *Engine) losses(in *journal.Intent) []ledger.Loss {
 
 // reviewImages drops, before anything is served, the images that nobody needs:
 // those of files that are gone, and those owed to a page that reads well. A hole
-// is what our own punch left: there the image is all there is.
+// is what our own punch left, and zeros are what is left on the device of a page that
+// files share: there the image is all there is.
 func (e *Engine) reviewImages() error {
 	open := map[string]*ranges.Set{}
 	for _, in := range e.Journal.Intents() {
@@ -76,7 +78,7 @@ func (e *Engine) reviewImages() error {
 	}
 	gone := map[string]bool{}
 	for im, err := range e.Journal.Images(false) {
-		if err != nil {
+		if err != nil && !errors.Is(err, journal.ErrUnreadable) {
 			return fmt.Errorf("reading the images of bad pages: %w", err)
 		}
 		key, page := im.File.Key(), ranges.Page(im.Page)
@@ -96,7 +98,33 @@ func (e *Engine) reviewImages() error {
 	return nil
 }
 
-// readsWell reports whether the page of an image can be read and is no hole.
+// outlived is the pages of a settled intent of which no image is needed: they are no longer
+// bad, or no longer the file's, or of an application's write that was done.
+func outlived(f *File, in *journal.Intent, action string, moves []ledger.Move) (pages []ranges.Range) {
+	if in.Image != nil && (f != nil || action == "file-gone") {
+		pages = append(pages, in.Range)
+	}
+	for _, m := range moves {
+		if in.Image == nil && m.To == ledger.Overwritten {
+			pages = append(pages, m.Range)
+		}
+	}
+	return pages
+}
+
+// dropOutlived drops the images of pages whose repair is done, durably: see dropImagesNow.
+func (e *Engine) dropOutlived(id fileid.ID, r ranges.Range) error {
+	if !e.Journal.Pages(id.Key()).Overlaps(r) {
+		return nil
+	}
+	if err := e.Journal.DropImages(id.Key(), r); err != nil {
+		return err
+	}
+	return e.Journal.Sync()
+}
+
+// readsWell reports whether the page of an image can be read and is nothing that a
+// repair has emptied.
 func (e *Engine) readsWell(im journal.Saved) bool {
 	fd, err := fileid.Open(e.Root, im.File, im.Path, unix.O_RDONLY)
 	if err != nil {
@@ -112,7 +140,7 @@ func (e *Engine) readsWell(im journal.Saved) bool {
 		return false
 	}
 	p := newPage(im.Page, st.Size)
-	return p.want.Empty() || p.retry(f) == nil
+	return p.want.Empty() || p.retry(f) == nil && !p.mayBeEmptied(im.Data)
 }
 
 // Sweep moves the ledger's rows of files that are gone to the history, and drops

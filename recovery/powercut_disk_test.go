@@ -113,6 +113,11 @@ func (d *powerDisk) Rename(from, to string) error {
 	return nil
 }
 
+func (d *powerDisk) Link(path, second string) error {
+	d.do("journal link", func() { d.names[second] = d.names[path] })
+	return nil
+}
+
 func (d *powerDisk) Remove(path string) error {
 	d.do("journal remove", func() { delete(d.names, path) })
 	return nil

@@ -36,6 +36,10 @@ type cutOracle struct {
 	// hurt are bytes that may be lost: what poison lies on, and what was lost to it
 	// and not written since. since has all that were in hurt since the last fsync.
 	hurt, since *ranges.Set
+
+	// under is what the memory holds where bytes were found lost, zero elsewhere. A power
+	// cut may take the list of the poison with it: what was lost with its sector can then be had.
+	under []byte
 }
 
 func newCutOracle(name string, grain int64, data []byte) *cutOracle {
@@ -166,6 +170,8 @@ func (o *cutOracle) checkByte(i int64, b byte, all [][]byte, lost, reinit *range
 	}
 	at := rng(i, 1)
 	switch {
+	case o.returns(i, b):
+		return nil
 	case b >= mediatest.Garbage && o.power && o.undefined.Overlaps(at):
 		return nil
 	case b != 0:
@@ -176,6 +182,27 @@ func (o *cutOracle) checkByte(i int64, b byte, all [][]byte, lost, reinit *range
 		return fmt.Errorf("byte %d is zero, and did not have to be lost; want one of %x", i, o.column(all, i))
 	}
 	return nil
+}
+
+// returns reports whether b may be byte i, which was lost before the power cut.
+func (o *cutOracle) returns(i int64, b byte) bool {
+	wasLost := func(c []byte) bool { return i < int64(len(c)) && c[i] == gone }
+	return o.power && o.isUnder(i, b) && slices.ContainsFunc(o.versions, wasLost)
+}
+
+func (o *cutOracle) isUnder(i int64, b byte) bool {
+	return b != 0 && i < int64(len(o.under)) && o.under[i] == b
+}
+
+// keepUnder forgets what lay under poison that is gone.
+func (o *cutOracle) keepUnder(poison []poisoned) {
+	under := make([]byte, len(o.under))
+	for _, p := range poison {
+		if page := ranges.Page(p.at.Off); page.Off < int64(len(under)) {
+			copy(under[page.Off:], o.under[page.Off:min(page.End(), int64(len(under)))])
+		}
+	}
+	o.under = under
 }
 
 func (o *cutOracle) column(all [][]byte, i int64) []byte {
@@ -204,7 +231,7 @@ func (o *cutOracle) checkWhole(got []byte, from [][]byte) error {
 			continue
 		}
 		for i := part.Off; i < part.End(); i++ {
-			old := got[i] == 0 && o.mayBeLost().Overlaps(rng(i, 1)) || got[i] >= mediatest.Garbage && o.power && o.undefined.Overlaps(rng(i, 1))
+			old := got[i] == 0 && o.mayBeLost().Overlaps(rng(i, 1)) || o.returns(i, got[i]) || got[i] >= mediatest.Garbage && o.power && o.undefined.Overlaps(rng(i, 1))
 			for _, c := range from {
 				old = old || i < int64(len(c)) && c[i] == got[i] || i >= int64(len(c)) && got[i] == 0
 			}
@@ -226,13 +253,14 @@ func (o *cutOracle) isPending(got []byte, part ranges.Range) bool {
 	return true
 }
 
-// adopt makes what was found what is there.
-func (o *cutOracle) adopt(got []byte, lost, reinit, poison *ranges.Set) {
+// adopt makes what was found what is there; below is what the memory holds.
+func (o *cutOracle) adopt(got []byte, lost, reinit, poison *ranges.Set, below []byte) {
 	from := append(slices.Clone(o.mayBe()), o.pending)
 	if o.pending == nil {
 		from = o.mayBe()
 	}
 	o.hurt, got = ranges.Of(), bytes.Clone(got)
+	under := make([]byte, len(got))
 	for _, rows := range []*ranges.Set{lost, reinit} {
 		for r := range rows.All() {
 			for i := r.Off; i < min(r.End(), int64(len(got))); i++ {
@@ -240,6 +268,9 @@ func (o *cutOracle) adopt(got []byte, lost, reinit, poison *ranges.Set) {
 					o.hurt.Add(rng(i, 1))
 					if !slices.ContainsFunc(from, func(c []byte) bool { return i >= int64(len(c)) || c[i] == 0 }) {
 						got[i] = gone // and not zeroed by a call, with a record that is one too many
+					}
+					if o.isUnder(i, below[i]) || slices.ContainsFunc(from, func(c []byte) bool { return i < int64(len(c)) && c[i] == below[i] }) {
+						under[i] = below[i]
 					}
 				}
 			}
@@ -254,6 +285,6 @@ func (o *cutOracle) adopt(got []byte, lost, reinit, poison *ranges.Set) {
 	for h := range o.hurt.All() {
 		o.since.Add(h)
 	}
-	o.versions = append(o.versions, got)
+	o.versions, o.under = append(o.versions, got), under
 	o.power, o.pending, o.at, o.bad = false, nil, ranges.Range{}, ranges.Of()
 }

@@ -178,8 +178,9 @@ func (w *world) snapshot(at string) snapshot {
 		s.poison = append(s.poison, w.medium.poisonOf(f.fd))
 		s.blocks = append(s.blocks, w.medium.blocks(f.fd))
 	}
-	for _, o := range w.oracles {
+	for n, o := range w.oracles {
 		s.oracles = append(s.oracles, o.clone())
+		s.oracles[n].keepUnder(s.poison[n])
 		if o.pending != nil {
 			s.at += fmt.Sprintf(", %s being changed in %v, bad there %v", o.name, o.at, o.bad)
 		}

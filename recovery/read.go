@@ -91,11 +91,11 @@ func (f *File) read(p []byte, off int64, who Caller, first attempt) (int, error)
 		}
 	}
 	defer f.ino.dropBlank(r.damage)
-	pages, err := r.settle(who)
+	bad, err := r.settle(who)
 	if err != nil {
 		return 0, err
 	}
-	f.recordRead(r.want, pages, who)
+	f.recordRead(r, bad, who)
 	return len(r.buf), nil
 }
 
@@ -138,7 +138,7 @@ func (f *File) readShared(p []byte, off int64, who Caller, first attempt) (r *re
 	if r == nil || !r.isSettled() {
 		return r, 0, err
 	}
-	f.recordRead(r.want, r.known, who)
+	f.recordRead(r, nil, who)
 	return nil, len(r.buf), nil
 }
 

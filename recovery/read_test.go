@@ -229,9 +229,9 @@ func TestOutageBehindABadPage(t *testing.T) {
 
 // TestBreaker passes failures through when too many uncorroborated pages fail.
 func TestBreaker(t *testing.T) {
-	var b breaker
+	b := breaker{limit: 5}
 	now := time.Now()
-	if !b.allow(now, breakerPages) {
+	if !b.allow(now, 4) || !b.allow(now.Add(time.Second), 1) {
 		t.Error("refused the first pages")
 	}
 	if b.allow(now.Add(time.Second), 1) || !b.open(now.Add(time.Second)) {
@@ -242,6 +242,26 @@ func TestBreaker(t *testing.T) {
 	}
 	if !b.allow(now.Add(20*time.Second), 1) || b.open(now.Add(20*time.Second)) {
 		t.Error("refused after a quiet window")
+	}
+}
+
+// TestBreakerOfTheConfig: one read meets two bad pages that are on no list.
+func TestBreakerOfTheConfig(t *testing.T) {
+	for _, c := range []struct {
+		given, pages int
+		want         error
+	}{{0, DefaultBreaker, nil}, {1, 1, unix.EIO}, {2, 2, nil}} {
+		r := newRig(t, "", 10*pg)
+		m := mediatest.New(pg)
+		r.wrap, r.breaker = func(media.Medium) media.Medium { return m }, c.given
+		r.start()
+		r.check(m.Bad(r.fd, rng(3*pg, 2*pg)))
+		if _, err := r.file.Read(make([]byte, 10*pg), 0, Caller{}); !errors.Is(err, c.want) {
+			t.Errorf("breaker %d: %v, want %v", c.given, err, c.want)
+		}
+		if now := r.engine.Status(); now.Breaker != (c.want != nil) || now.BreakerPages != c.pages {
+			t.Errorf("breaker %d: open %v, %d pages", c.given, now.Breaker, now.BreakerPages)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -44,7 +45,7 @@ func (f *File) recordLoss(d *damage, bad []*page, who Caller) error {
 		}
 	}
 	for lost := range fresh.All() {
-		f.emitLost(lost, bad, who)
+		f.emitLost(path, lost, bad, who)
 	}
 	f.engine.counters.lostBytes.Add(fresh.Bytes())
 	return nil
@@ -68,26 +69,30 @@ func (f *File) keepImage(d *damage, p *page, path string) bool {
 	return true
 }
 
-func (f *File) emitLost(lost ranges.Range, bad []*page, who Caller) {
-	ev := f.event(event.Lost, lost, who)
+func (f *File) emitLost(path string, lost ranges.Range, bad []*page, who Caller) {
+	ev := f.placed(f.eventAt(path, event.Lost, lost, who))
 	ev.Action = "zero-filled"
 	for _, p := range bad {
 		if p.whole().Overlaps(lost) {
 			ev.Salvaged += p.salvagedBytes()
-			ev.Detected = p.cause
+			ev.Detected, ev.Granularity, ev.Why = p.cause, p.granularity, p.why
 		}
 	}
 	f.engine.Events.Emit(ev)
 }
 
 // recordRead tells that a read was served over bad pages.
-func (f *File) recordRead(want ranges.Range, pages []*page, who Caller) {
-	if len(pages) == 0 {
+func (f *File) recordRead(r *recoveryRead, bad []*page, who Caller) {
+	if len(r.known.pages)+len(bad) == 0 {
 		return
 	}
-	ev := f.eventAt(f.recentPath(), event.Recovered, want, who)
-	ev.Action = "salvaged"
-	for _, p := range pages {
+	ev := f.eventAt(f.recentPath(), event.Recovered, r.want, who)
+	ev.Action, ev.Detected = "salvaged", "eio"
+	if len(r.known.missing) > 0 {
+		ev.Action = "zero-filled"
+	}
+	ev.Salvaged = r.known.salvaged(r.size)
+	for _, p := range bad {
 		ev.Salvaged += p.salvagedBytes()
 		ev.Detected = p.cause
 		if !p.missing.Empty() {
@@ -135,6 +140,37 @@ func (f *File) eventAt(path string, kind event.Kind, r ranges.Range, who Caller)
 	return ev
 }
 
+// placed adds where on the device the event's bytes lie, if that is known.
+func (f *File) placed(ev event.Event) event.Event {
+	device := f.below.Device()
+	if device == nil {
+		return ev
+	}
+	if at, ok := device.Place(ev.Offset); ok {
+		ev.Device, ev.Sector = at.Device, &at.Sector
+	}
+	return ev
+}
+
+// dropImagesNow is dropImages, and a power cut does not bring them back either. The
+// pages will hold something else, and when they are bad again an image from before
+// would be merged with it wherever the two can't be compared.
+func (f *File) dropImagesNow(d *damage, pages ...ranges.Range) {
+	var dropped []ranges.Range
+	for _, r := range pages {
+		if len(d.imagesWithin(r)) > 0 {
+			f.dropImages(d, r)
+			dropped = append(dropped, r)
+		}
+	}
+	if len(dropped) == 0 {
+		return
+	}
+	if err := f.engine.Journal.Sync(); err != nil {
+		f.emitFailure("journal", dropped[0], err)
+	}
+}
+
 // dropImages forgets kept images of pages in r.
 func (f *File) dropImages(d *damage, r ranges.Range) {
 	if len(d.imagesWithin(r)) == 0 {
@@ -151,8 +187,11 @@ func (f *File) dropImages(d *damage, r ranges.Range) {
 // emitFailure tells that a step of a repair failed.
 func (f *File) emitFailure(step string, r ranges.Range, err error) {
 	f.engine.counters.failedRepairs.Add(1)
-	ev := f.event(event.RepairFailed, r, Caller{})
+	ev := f.placed(f.event(event.RepairFailed, r, Caller{}))
 	ev.Action, ev.Error = step, err.Error()
+	if at := (*RepairError)(nil); errors.As(err, &at) && at.Step == step && at.Page == r {
+		ev.Error = at.Err.Error() // the event says the rest
+	}
 	ev.Next = nextAfter(step)
 	f.engine.Events.Emit(ev)
 }
@@ -162,10 +201,14 @@ func nextAfter(step string) string {
 	switch step {
 	case "journal", "ledger":
 		return "make room on the disk of the state directory, then write again"
+	case "raw":
+		return "other files share the page (reflink): copy this one with cp --reflink=never and put the copy in its place"
+	case "free":
+		return "the device refuses to clear a page that was to be freed: on XFS it stays with its file, since the filesystem would shut down over it; keep the file, and have the device looked after"
 	case "write", "punch":
 		return "the medium refuses to be cleared: mendfs doctor says what else can clear it; the readable bytes are kept and served"
 	case "share":
-		return "close the file everywhere, or mount with --protect=full"
+		return "write whole pages, or close the file everywhere and write again, or mount with --protect=full"
 	}
 	return "mendfs lost --pending"
 }

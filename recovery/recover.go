@@ -8,7 +8,6 @@ import (
 
 	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/ledger"
-	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -21,7 +20,7 @@ type recoveryRead struct {
 	size     int64
 	writes   uint64         // the inode's count when the read began
 	touched  []int64        // where reads stopped short: to be read a second time costs more than the line
-	known    []*page        // bad pages served from what is known
+	known    knownBad       // bad pages served from what is known
 	suspects []*page        // pages that failed alone, not classified yet
 	well     []ranges.Range // pages taken for bad that read well
 }
@@ -48,11 +47,12 @@ func (f *File) try(buf []byte, want ranges.Range, from start, size int64) (*reco
 
 // isSettled reports whether all that the read met is known already.
 func (r *recoveryRead) isSettled() bool {
-	return len(r.suspects) == 0 && len(r.well) == 0 && !r.damage.isNews(r.want, r.known)
+	return len(r.suspects) == 0 && len(r.well) == 0 && !r.damage.isNews(r.want, &r.known)
 }
 
 // settle classifies what failed, and records what is lost and what is found
-// again. It returns the bad pages. The caller holds the inode exclusively.
+// again. It returns the bad pages that it did not know. The caller holds the inode
+// exclusively.
 func (r *recoveryRead) settle(who Caller) ([]*page, error) {
 	f, d := r.file, r.damage
 	for _, page := range r.well {
@@ -69,20 +69,20 @@ func (r *recoveryRead) settle(who Caller) ([]*page, error) {
 	}
 	for _, p := range r.suspects {
 		d.letGo(p.whole())
+		d.acquit(p.whole())
 		p.fill(r.buf, r.want)
 	}
 	if err := f.recordLoss(d, bad, who); err != nil {
 		return nil, err
 	}
-	pages := append(r.known, bad...)
-	r.dropOutdated(pages)
-	return pages, f.noticeClean(d, r.buf, r.want, pages)
+	r.dropOutdated(bad)
+	return bad, r.noticeClean(bad)
 }
 
 // dropOutdated forgets the images of pages that read well: somebody has written
 // them, or will.
 func (r *recoveryRead) dropOutdated(bad []*page) {
-	still := ranges.Of()
+	still := ranges.Of(r.known.pages...)
 	for _, p := range bad {
 		still.Add(p.whole())
 	}
@@ -96,13 +96,18 @@ func (r *recoveryRead) dropOutdated(bad []*page) {
 	}
 }
 
-// recoverRange is try and settle. The caller holds the inode exclusively.
+// recoverRange is try and settle, and returns all bad pages in want, which is of
+// whole pages. The caller holds the inode exclusively.
 func (f *File) recoverRange(buf []byte, want ranges.Range, size int64, who Caller) ([]*page, error) {
 	r, err := f.try(buf, want, start{writes: f.ino.writes.Load()}, size)
 	if err != nil {
 		return nil, err
 	}
-	return r.settle(who)
+	bad, err := r.settle(who)
+	if err != nil {
+		return nil, err
+	}
+	return append(r.knownPages(), bad...), nil
 }
 
 // tryAll reads what is between the known-bad pages by halves, and serves those
@@ -110,7 +115,7 @@ func (f *File) recoverRange(buf []byte, want ranges.Range, size int64, who Calle
 func (r *recoveryRead) tryAll() error {
 	for pos := r.want.Off; pos < r.want.End(); {
 		rest := ranges.Between(pos, r.want.End())
-		bad := r.damage.nextBad(rest, &ranges.Set{})
+		bad := r.damage.nextBad(rest, nil)
 		gap := rest
 		if !bad.Empty() {
 			gap = ranges.Between(pos, bad.Off)
@@ -127,46 +132,6 @@ func (r *recoveryRead) tryAll() error {
 		}
 		pos = bad.End()
 	}
-	return nil
-}
-
-// serveKnown serves a known-bad page from its image, or as zeros where it has
-// none. A page on nobody's list is asked once more before, and so is any while
-// the kernel may be writing the file.
-func (r *recoveryRead) serveKnown(bad ranges.Range) error {
-	p := newPage(bad.Off, r.size)
-	p.known, p.verdict = true, media.Listed
-	unsure := r.damage.isUnsure(bad)
-	if unsure {
-		p.verdict = media.Unknown
-	}
-	im, ok, err := r.file.engine.Journal.Image(r.damage.key, bad.Off)
-	if err != nil {
-		return fmt.Errorf("reading the kept image of page %v: %w", bad, err)
-	}
-	ourHole := false // the zeros of a hole that a repair has punched are nobody's data
-	if ok && im.Pending {
-		if ourHole, err = r.file.below.IsHole(bad); err != nil {
-			return err
-		}
-	}
-	if (unsure || r.file.ino.isShared()) && !ourHole {
-		err := p.retry(r.file.below)
-		if err == nil {
-			r.well = append(r.well, bad)
-			p.fill(r.buf, r.want)
-			return nil
-		}
-		if !mayBePoison(err) {
-			return r.file.trouble(bad, err)
-		}
-	}
-	if ok && !p.merge(im.Data, im.Missing) {
-		r.well = append(r.well, bad) // the image is of another time
-		return r.fetch(bad.Intersect(r.want))
-	}
-	p.fill(r.buf, r.want)
-	r.known = append(r.known, p)
 	return nil
 }
 
@@ -205,6 +170,9 @@ func (r *recoveryRead) fetch(span ranges.Range) error {
 // fetchAround reads a span, but not once more the lines that stopped an earlier
 // attempt.
 func (r *recoveryRead) fetchAround(span ranges.Range) error {
+	if len(r.touched) == 0 {
+		return r.fetch(span)
+	}
 	for _, at := range slices.Sorted(slices.Values(r.touched)) {
 		page := ranges.Page(at)
 		if !span.Overlaps(page) || at < span.Off {
@@ -289,11 +257,13 @@ func (f *File) mergeKept(d *damage, p *page) {
 
 // noticeClean finds bytes recorded as lost that the medium delivers again: the
 // kernel, another tool or another program cleared the poison.
-func (f *File) noticeClean(d *damage, buf []byte, want ranges.Range, bad []*page) error {
-	if len(d.lostWithin(want)) == 0 {
+func (r *recoveryRead) noticeClean(bad []*page) error {
+	f, d := r.file, r.damage
+	lostHere := d.lostWithin(r.want)
+	if len(lostHere) == 0 {
 		return nil
 	}
-	missing := ranges.Of()
+	missing := ranges.Of(r.known.missing...)
 	for _, p := range bad {
 		for m := range p.missing.All() {
 			missing.Add(m)
@@ -301,9 +271,9 @@ func (f *File) noticeClean(d *damage, buf []byte, want ranges.Range, bad []*page
 	}
 	var change ledger.Change
 	path := f.path()
-	for _, lost := range d.lostWithin(want) {
+	for _, lost := range lostHere {
 		for back := range missing.Gaps(lost) {
-			for _, m := range f.foundAgain(buf[back.Off-want.Off:back.End()-want.Off], back.Off) {
+			for _, m := range f.foundAgain(r.slice(back), back.Off) {
 				m.File, m.Path = d.id, path
 				change.Moves = append(change.Moves, m)
 			}
@@ -313,7 +283,7 @@ func (f *File) noticeClean(d *damage, buf []byte, want ranges.Range, bad []*page
 		return nil
 	}
 	if err := f.engine.Ledger.Record(change); err != nil {
-		return &RepairError{Step: "ledger", Page: want, Err: err}
+		return &RepairError{Step: "ledger", Page: r.want, Err: err}
 	}
 	d.apply(change)
 	for _, m := range change.Moves {

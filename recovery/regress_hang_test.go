@@ -6,26 +6,15 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/journal"
-	"github.com/mendfs/mendfs/recovery/media"
+	"github.com/mendfs/mendfs/recovery/ledger"
 )
 
 // TestHungLedgerStopsReads: a repair in the file could not be finished, and now
 // the state disk hangs. Reads of good pages of the file must go on.
 func TestHungLedgerStopsReads(t *testing.T) {
-	r := newRig(t, "dax", 4*pg)
-	s := script(r)
-	r.start()
-	r.poison(rng(pg, pg), false)
-	r.read(0, 4*pg)
-	s.sync = func(media.File, bool) error { return unix.EIO }
-	if _, err := r.file.Write(pattern(pg), pg, false, Caller{}); Errno(err) != unix.EIO {
-		t.Fatalf("write: %v, want EIO", err)
-	}
-	s.asBelow()
+	r := withOpenRepair(t)
 	hung := make(chan struct{})
 	r.ledger.Points.Set(func(at failpoint.Step) {
 		if at == failpoint.LedgerWriting {
@@ -91,4 +80,36 @@ func imageOf(t *testing.T, r *rig, page int64) journal.Image {
 		t.Fatal(ok, err)
 	}
 	return im
+}
+
+// TestHungLedgerAndSyncOfOtherFiles: rows of one file wait for a state disk that
+// hangs. fsync of another, whose rows are on disk, must not.
+func TestHungLedgerAndSyncOfOtherFiles(t *testing.T) {
+	r := newRig(t, "dax", 4*pg).start()
+	r.poison(rng(pg+512, 512), false)
+	r.read(0, 4*pg)
+	r.check(r.file.Sync(true))
+	other := r.another("other", pattern(pg))
+	hung, writing := make(chan struct{}), make(chan struct{}, 9)
+	r.ledger.Points.Set(func(at failpoint.Step) {
+		if at == failpoint.LedgerWriting {
+			writing <- struct{}{}
+			<-hung
+		}
+	})
+	d, err := other.know()
+	r.check(err)
+	r.check(r.ledger.Record(ledger.Change{Lost: []ledger.Loss{{File: d.id, Range: rng(0, 64)}}}))
+	<-writing
+	done := make(chan error)
+	go func() { done <- r.file.Sync(true) }()
+	select {
+	case err := <-done:
+		r.check(err)
+	case <-time.After(20 * time.Second):
+		t.Error("fsync waits for the rows of another file")
+		defer func() { r.check(<-done) }()
+	}
+	close(hung)
+	r.ledger.Points.Set(nil)
 }

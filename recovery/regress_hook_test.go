@@ -92,6 +92,40 @@ func (s *scripted) fullOncePunched() {
 	}
 }
 
+// withOpenRepair is a file of four pages with a repair of page 1 that could not be
+// finished: the page was written, and can't be made durable.
+func withOpenRepair(t *testing.T) *rig {
+	t.Helper()
+	r := newRig(t, "dax", 4*pg)
+	s := script(r)
+	r.start()
+	r.poison(rng(pg, pg), false)
+	r.read(0, 4*pg)
+	s.sync = func(media.File, bool) error { return unix.EIO }
+	if _, err := r.file.Write(pattern(pg), pg, false, Caller{}); Errno(err) != unix.EIO {
+		t.Fatalf("write: %v, want EIO", err)
+	}
+	s.asBelow()
+	return r
+}
+
+// withOwedPage is a file of four pages of which page 1 was punched and could not
+// be written: its image is all that is left of it. bad is what was lost of it
+// before; want is what the file reads as.
+func withOwedPage(t *testing.T) (r *rig, bad ranges.Range, want []byte) {
+	t.Helper()
+	r = newRig(t, "dax-5.18", 4*pg)
+	s := script(r)
+	r.start()
+	bad = rng(pg+512, 512)
+	r.poison(bad, false)
+	want = r.read(0, 4*pg)
+	s.fullOncePunched()
+	r.mustFail(pg, filled(0xee, pg))
+	s.asBelow()
+	return r, bad, want
+}
+
 // meanwhile starts fn and waits for its end, unless the inode is locked so that
 // fn has to wait for the caller. done is closed when fn has ended.
 func (r *rig) meanwhile(done chan<- struct{}, fn func()) {

@@ -200,3 +200,40 @@ func TestPendingImageIsNotServedOverTheRepair(t *testing.T) {
 	r.start()
 	wantBytes(t, "after the crash", r.read(0, 4*pg), want)
 }
+
+// TestImageDoesNotOutliveItsRepair: the daemon dies when the repair is closed, or what
+// finishes it at the next mount. The image from before must not be taken for what the page
+// has held since, when just the bytes that were written are bad later.
+func TestImageDoesNotOutliveItsRepair(t *testing.T) {
+	sector := rng(1024, ranges.SectorSize)
+	for _, c := range []struct {
+		written   ranges.Range
+		at, again failpoint.Step
+	}{
+		{sector, failpoint.IntentClosed, ""},
+		{sector, failpoint.PagesWritten, ""},
+		{sector, failpoint.PagesWritten, failpoint.ReplaySettled},
+		{rng(0, pg), failpoint.PagesWritten, ""},
+	} {
+		t.Run(fmt.Sprintf("%v at %s %s", c.written, c.at, c.again), func(t *testing.T) {
+			r := newRig(t, "dax", 2*pg).start()
+			r.poison(rng(0, ranges.SectorSize), false)
+			r.read(0, pg)
+			if !r.crashAt(c.at, 1, func() { r.write(c.written.Off, filled('n', int(c.written.Len))) }) {
+				t.Fatal("no crash")
+			}
+			if c.again != "" {
+				r.startEngine()
+				if !r.crashAt(c.again, 1, func() { r.check(r.engine.Replay()) }) {
+					t.Fatalf("replay never came to %s", c.again)
+				}
+			}
+			r.start()
+			r.poison(c.written, false)
+			want := without(pattern(2*pg), rng(0, ranges.SectorSize), c.written)
+			wantBytes(t, "after the crash", r.read(0, 2*pg), want)
+			lost, _ := r.live()
+			wantSet(t, "lost", lost, c.written)
+		})
+	}
+}

@@ -113,6 +113,19 @@ func TestPoisonBeforeTheTailIsCutBack(t *testing.T) {
 	}
 }
 
+// wantWrittenBeside writes a few bytes beside bad as s plays it, and wants those,
+// and all others but bad, to be there.
+func wantWrittenBeside(r *rig, s *scripted, bad ranges.Range) {
+	r.t.Helper()
+	const off = 3000
+	r.write(off, []byte("new"))
+	s.asBelow()
+	size := len(r.below())
+	want := without(pattern(size), bad)
+	copy(want[off:], "new")
+	wantBytes(r.t, "read", r.read(0, int64(size)), want)
+}
+
 // A refusal has passed when its page is looked at, and then there is poison.
 func TestPoisonBetweenTheLookAndTheSecondWrite(t *testing.T) {
 	r := newRig(t, "dax", 2*pg)
@@ -128,11 +141,7 @@ func TestPoisonBetweenTheLookAndTheSecondWrite(t *testing.T) {
 		}
 		return f.Pwrite(b, off, 0)
 	}
-	r.write(3000, []byte("new"))
-	s.asBelow()
-	want := without(pattern(2*pg), bad)
-	copy(want[3000:], "new")
-	wantBytes(t, "read", r.read(0, 2*pg), want)
+	wantWrittenBeside(r, s, bad)
 	r.wantMended()
 }
 
@@ -201,11 +210,7 @@ func TestPoisonBetweenTheLookAndTheSalvage(t *testing.T) {
 		}
 		return f.Pread(b, off)
 	}
-	r.write(3000, []byte("new"))
-	s.asBelow()
-	want := without(pattern(4*pg), bad)
-	copy(want[3000:], "new")
-	wantBytes(t, "read", r.read(0, 4*pg), want)
+	wantWrittenBeside(r, s, bad)
 	r.wantNoIntents()
 }
 

@@ -46,6 +46,21 @@ func dieInWrite(r *rig, s *scripted, instead func(f media.File, b []byte, off in
 	r.crash()
 }
 
+// tailed is the size of a file whose last page is cut.
+const tailed = 4*pg - 100
+
+// diedInTail is a file of that size; the daemon died in the write of its last
+// page, which repairs it.
+func diedInTail(t *testing.T) *rig {
+	t.Helper()
+	r := newRig(t, "dax", tailed)
+	s := script(r)
+	r.start()
+	r.poison(rng(3*pg+512, 512), false)
+	dieInWrite(r, s, nil, func() { r.write(3*pg+100, []byte("fresh")) })
+	return r
+}
+
 // tornBy is a page write that the power interrupts between clear and copy.
 func tornBy(t *testing.T) (torn []byte, write func(f media.File, b []byte, off int64)) {
 	torn = bytes.Repeat([]byte{0xde}, pg)
@@ -79,17 +94,10 @@ func TestModelNewerDataKeepsTheRecord(t *testing.T) {
 // size that the write of a whole page made is not seen by anybody (design, Tail
 // page).
 func TestModelNewerDataKeepsTheSize(t *testing.T) {
-	const size = 4*pg - 100
-	r := newRig(t, "dax", size)
-	s := script(r)
-	r.start()
-	r.poison(rng(3*pg+512, 512), false)
-	dieInWrite(r, s, nil, func() { r.write(3*pg+100, []byte("fresh")) })
+	r := diedInTail(t)
 	overwrite(t, r.path(), []byte("other"), 3*pg+3000)
 	r.start()
-	if got := len(r.below()); got != size {
-		t.Errorf("the file has %d bytes, want %d", got, size)
-	}
+	r.wantSize(tailed)
 }
 
 // TestModelNewerDataInOurHole: another program writes a few bytes of a page that

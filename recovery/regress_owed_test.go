@@ -42,15 +42,7 @@ func (f unlistedFile) Corroborate(r ranges.Range) media.Verdict {
 // TestPunchedPageOfASharedFile: the page that is owed is a hole of ours; a
 // read while the file is shared must not take the hole's zeros for the page.
 func TestPunchedPageOfASharedFile(t *testing.T) {
-	r := newRig(t, "dax-5.18", 4*pg)
-	s := script(r)
-	r.start()
-	bad := rng(pg+512, 512)
-	r.poison(bad, false)
-	want := r.read(0, 4*pg)
-	s.fullOncePunched()
-	r.mustFail(pg, filled(0xee, pg))
-	s.asBelow()
+	r, _, want := withOwedPage(t)
 	wantBytes(t, "before", r.read(0, 4*pg), want)
 	unshare := r.ino.Share()
 	got := r.read(0, 4*pg)
@@ -235,6 +227,7 @@ type slowDisk struct {
 	hang chan struct{} // reads wait for it to be closed
 	on   atomic.Bool
 	fail atomic.Bool
+	full atomic.Bool // nothing can be written
 	met  chan struct{}
 }
 
@@ -247,8 +240,9 @@ func (d *slowDisk) Create(path string) (journal.File, error) {
 	f, err := os.Create(path)
 	return slowFile{f, d}, err
 }
-func (d *slowDisk) Rename(from, to string) error { return os.Rename(from, to) }
-func (d *slowDisk) Remove(path string) error     { return os.Remove(path) }
+func (d *slowDisk) Rename(from, to string) error   { return os.Rename(from, to) }
+func (d *slowDisk) Link(path, second string) error { return os.Link(path, second) }
+func (d *slowDisk) Remove(path string) error       { return os.Remove(path) }
 
 type slowFile struct {
 	*os.File
@@ -267,6 +261,12 @@ func (f slowFile) ReadAt(b []byte, off int64) (int, error) {
 		<-f.d.hang
 	}
 	return f.File.ReadAt(b, off)
+}
+func (f slowFile) WriteAt(b []byte, off int64) (int, error) {
+	if f.d.full.Load() {
+		return 0, unix.ENOSPC
+	}
+	return f.File.WriteAt(b, off)
 }
 func (f slowFile) Size() (int64, error) { st, err := f.Stat(); return st.Size(), err }
 func (f slowFile) Allocate(off, n int64) error {
@@ -329,14 +329,7 @@ func TestHungStateDiskStopsLookups(t *testing.T) {
 // image on a state disk of its own; want is what the file reads as. It is not open.
 func owedOn(t *testing.T, d *slowDisk) (r *rig, want []byte) {
 	t.Helper()
-	r = newRig(t, "dax-5.18", 4*pg)
-	s := script(r)
-	r.start()
-	r.poison(rng(pg+512, 512), false)
-	want = r.read(0, 4*pg)
-	s.fullOncePunched()
-	r.mustFail(pg, filled(0xee, pg))
-	s.asBelow()
+	r, _, want = withOwedPage(t)
 	r.stop()
 	r.startEngine()
 	r.journalOn(d)

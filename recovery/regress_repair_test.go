@@ -85,15 +85,7 @@ func TestReadOnlyMountKeepsTheTailsIntent(t *testing.T) {
 // and there was no block for the new one. What was salvaged is all that is left
 // of it, and must outlive the mount, or be in the ledger.
 func TestPunchedPageIsServedWhenItsWriteFails(t *testing.T) {
-	r := newRig(t, "dax-5.18", 4*pg)
-	s := script(r)
-	r.start()
-	bad := rng(pg+512, 512)
-	r.poison(bad, false)
-	want := r.read(0, 4*pg)
-	s.fullOncePunched()
-	r.mustFail(pg, filled(0xee, pg))
-	s.asBelow()
+	r, bad, want := withOwedPage(t)
 	r.wantNoIntents()
 	wantBytes(t, "in this mount", r.read(0, 4*pg), want)
 	r.remount()
@@ -105,14 +97,7 @@ func TestPunchedPageIsServedWhenItsWriteFails(t *testing.T) {
 // is tried again with newer data, and synced; nothing may be left that brings
 // the older page back.
 func TestFailedPunchDoesNotRollBackTheRetry(t *testing.T) {
-	r := newRig(t, "dax-5.18", 4*pg)
-	s := script(r)
-	r.start()
-	r.poison(rng(pg+512, 512), false)
-	r.read(0, 4*pg)
-	s.fullOncePunched()
-	r.mustFail(pg, filled(0xee, pg))
-	s.asBelow()
+	r, _, _ := withOwedPage(t)
 	r.write(pg, filled(0xdd, pg))
 	r.check(r.file.Sync(true))
 	r.wantNoIntents()

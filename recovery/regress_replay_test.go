@@ -118,35 +118,21 @@ func TestModelConflictInOurHoleKeepsTheRecord(t *testing.T) {
 // last page. The size that the write of a whole page made is seen by nobody (design,
 // Tail page).
 func TestModelConflictKeepsTheSize(t *testing.T) {
-	const size = 4*pg - 100
-	r := newRig(t, "dax", size)
-	s := script(r)
-	r.start()
-	r.poison(rng(3*pg+512, 512), false)
-	dieInWrite(r, s, nil, func() { r.write(3*pg+100, []byte("fresh")) })
+	r := diedInTail(t)
 	backdate(r, 2*time.Minute, true)
 	overwrite(t, r.path(), []byte("other"), 3*pg+3000)
 	r.start()
-	if got := len(r.below()); got != size {
-		t.Errorf("the file has %d bytes, want %d", got, size)
-	}
+	r.wantSize(tailed)
 }
 
 // TestModelTouchedFileKeepsTheSize: before the next mount, more than a minute later,
 // another program changes the mode of the file. The page is as the repair wrote it.
 func TestModelTouchedFileKeepsTheSize(t *testing.T) {
-	const size = 4*pg - 100
-	r := newRig(t, "dax", size)
-	s := script(r)
-	r.start()
-	r.poison(rng(3*pg+512, 512), false)
-	dieInWrite(r, s, nil, func() { r.write(3*pg+100, []byte("fresh")) })
+	r := diedInTail(t)
 	backdate(r, 2*time.Minute, false)
 	r.check(os.Chmod(r.path(), 0o600))
 	r.start()
-	if got := len(r.below()); got != size {
-		t.Errorf("the file has %d bytes, want %d", got, size)
-	}
+	r.wantSize(tailed)
 }
 
 // TestModelTouchedFileKeepsOurHole: the same when the daemon died between punch and

@@ -61,3 +61,35 @@ func TestCopiedZerosHaveARowAfterACrash(t *testing.T) {
 		t.Errorf("%v of the copy is zero, and after the crash the ledger has only lost %v, reinitialized %v", bad, lost, reinit)
 	}
 }
+
+// A page of which nothing could be had grows with the file: what it has gained was
+// never asked for, and may be bad by now (found by tests/soak, line and kill).
+func TestGrownTailPageIsAskedForAgain(t *testing.T) {
+	const size = ranges.LineSize // which can be lost without the rest of the page
+	r := newRig(t, "line", size).start()
+	r.poison(rng(0, 1), false)
+	r.read(0, size)
+	r.write(3*pg, []byte("behind a hole"))
+	r.poison(rng(1984, 1), false)
+	wantBytes(t, "the page", r.read(0, pg), make([]byte, pg))
+	lost, _ := r.live()
+	wantSet(t, "lost", lost, rng(0, size), rng(1984, ranges.LineSize))
+}
+
+// What could be had of the page once it had grown stays had.
+func TestGrownTailPageIsKept(t *testing.T) {
+	const size = ranges.LineSize
+	r := newRig(t, "line", size).start()
+	r.poison(rng(0, 1), false)
+	r.read(0, size)
+	r.write(3*pg, []byte("behind a hole"))
+	r.read(0, pg)
+	r.poison(rng(1984, 1), false)
+	for _, when := range []string{"at once", "after a crash"} {
+		wantBytes(t, when, r.read(0, pg), make([]byte, pg))
+		lost, _ := r.live()
+		wantSet(t, when, lost, rng(0, size))
+		r.crash()
+		r.start()
+	}
+}

@@ -11,6 +11,8 @@ import (
 	"github.com/mendfs/mendfs/recovery/failpoint"
 	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/locate"
+	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -24,15 +26,18 @@ type mend struct {
 	content []byte         // the page as it shall be; zero beyond the end of the file
 	before  *page          // what was salvaged; nil if all is overwritten
 	intent  *journal.Intent
-	rung    string // of the ladder that cleared it
+	rung    string       // of the ladder that cleared it
+	was     *media.Place // where the page lay when it was cleared; nil: where it lies
+	sharers []sharer     // other owners of the page, who lost what this file has lost
 }
 
 // repair clears bad pages and rewrites them, so that a crash at any instant
 // leaves every byte on the media or in the journal:
 //
 //  1. the intent is durable
-//  2. the pages are written, one aligned page per call: the only shape that
-//     every kernel clears one page by (pmem_recovery_write, Linux ≥ 5.19)
+//  2. the pages are written, one aligned page per call, which is the only shape that
+//     every kernel clears one page by (pmem_recovery_write, Linux ≥ 5.19); neighbours
+//     that are overwritten whole in one call (overwrite)
 //  3. the pages are durable, and the file has its right size
 //  4. in one durable step of the ledger the intent is closed and the rows moved
 //
@@ -42,11 +47,18 @@ type repair struct {
 	damage    *damage
 	size, end int64 // of the file: before, and after
 	mends     []*mend
+	data      []byte // of the application's write, from at on
+	at        int64
 	intents   []*journal.Intent
 	own       bool // on behalf of a write of the application; otherwise mtime is restored
 	writeback bool
+	freeing   bool // the application gives the pages up, and whatever programs write there past us
 	who       Caller
 	path      func() string // File.path, asked once
+	patience  time.Time     // until when lists are waited for; zero: not yet
+
+	found  *locate.Found // what the bytes sought are used for; nil: not asked yet
+	sought *ranges.Set
 }
 
 // run returns the first page that could not be repaired, and why. Those in
@@ -82,8 +94,8 @@ func (r *repair) run() (failed ranges.Range, err error) {
 	return ranges.Range{}, nil
 }
 
-// errShared says what to do about a page that may not be rewritten.
-var errShared = errors.New("programs have the file open or mapped past mendfs, and a rewrite could destroy what they write; close it everywhere, or mount with --protect=full")
+// errShared says why a page may not be rewritten; nextAfter what to do about it.
+var errShared = errors.New("programs have the file open or mapped past mendfs, and a rewrite could destroy what they write")
 
 // mayRewrite fails if a bad page would be rewritten with more than fresh, the
 // bytes of an ordinary write, while the kernel may be writing the file behind
@@ -99,8 +111,10 @@ func (f *File) mayRewrite(page, fresh ranges.Range, writeback bool) error {
 
 // prepare works out what the page shall hold.
 func (r *repair) prepare(m *mend) error {
-	if err := r.file.mayRewrite(m.page, m.fresh, r.writeback); err != nil {
-		return err
+	if !r.freeing {
+		if err := r.file.mayRewrite(m.page, m.fresh, r.writeback); err != nil {
+			return err
+		}
 	}
 	inFile := m.page.Intersect(ranges.Between(0, r.size))
 	m.written = []ranges.Range{m.fresh}
@@ -265,12 +279,18 @@ func (r *repair) change(cleared []*mend) ledger.Change {
 func (r *repair) report(cleared []*mend) {
 	r.file.engine.counters.repairedPages.Add(int64(len(cleared)))
 	for i := 0; i < len(cleared); {
-		ev := r.file.eventAt(r.path(), event.Reinitialized, cleared[i].page, r.who)
+		ev := r.file.placed(r.file.eventAt(r.path(), event.Reinitialized, cleared[i].page, r.who))
+		if was := cleared[i].was; was != nil {
+			ev.Device, ev.Sector = was.Device, &was.Sector
+		}
 		ev.Action = cleared[i].rung
 		for ; i < len(cleared) && cleared[i].page.Off <= ev.Offset+ev.Length && cleared[i].rung == ev.Action; i++ {
 			ev.Length = cleared[i].page.End() - ev.Offset
 			if b := cleared[i].before; b != nil {
 				ev.Salvaged += b.salvagedBytes()
+			}
+			for _, s := range cleared[i].sharers {
+				ev.Sharers = append(ev.Sharers, s.String())
 			}
 		}
 		r.file.engine.Events.Emit(ev)

@@ -24,8 +24,9 @@ const slack = time.Minute
 // Replay finishes the repairs that a crash left open, before anything is
 // served. It never writes over newer data, it may crash itself at any instant,
 // and on a read-only mount it writes nothing: unreadable pages are served from
-// the images. An error means that the backing filesystem is in trouble; intents
-// stay open then, and the mount must not go on.
+// the images. An error (of one repair: *ReplayError) means that the backing
+// filesystem or the state disk is in trouble; intents stay open then, and the mount
+// must not go on.
 func (e *Engine) Replay() error {
 	if err := e.reviewImages(); err != nil {
 		return err
@@ -38,7 +39,7 @@ func (e *Engine) Replay() error {
 			continue
 		}
 		if err := e.replay(&in); err != nil {
-			return fmt.Errorf("finishing the repair of %q %v that a crash left open: %w; nothing was lost: mount again when the backing filesystem works", in.Path, in.Range, err)
+			return &ReplayError{Path: in.Path, Range: in.Range, StateDisk: e.stateFails(err), Err: err}
 		}
 	}
 	if err := e.Sweep(); err != nil {
@@ -168,11 +169,24 @@ func (rp *replay) withImage() error {
 			return err
 		}
 	}
+	return rp.keep()
+}
+
+// keep ends the replay of a conflict. Keeping the image closes the intent, so that
+// all that a later replay would do has to be durable before.
+func (rp *replay) keep() error {
+	e, in := rp.engine, rp.in
+	if err := e.syncFound(rp.file); err != nil {
+		return err
+	}
+	if err := e.Ledger.Commit(ledger.Change{Lost: e.losses(in), Moves: rp.movesUnderNewer()}); err != nil {
+		return err
+	}
 	if err := e.Journal.Keep(in); err != nil {
 		return err
 	}
 	e.at.Hit(failpoint.ReplayKept)
-	return e.settled(rp.file, in, "conflict", rp.movesUnderNewer())
+	return e.settled(rp.file, in, "conflict", nil)
 }
 
 // look compares the page with the intent (design, replay).
@@ -208,6 +222,8 @@ func (rp *replay) look() (outcome, error) {
 	switch {
 	case bytes.Equal(rp.page, in.Image[:len(rp.page)]):
 		return equal, nil
+	case in.Punched != 0 && in.Ctime == rp.stat.Ctime:
+		return torn, nil // cleared on the device, and nobody has written the file since (Zeroing)
 	case in.Boot == rp.engine.boot && in.Punched != 0:
 		return conflict, nil // written into our hole, perhaps: the image is all that there is of the rest
 	case in.Boot == rp.engine.boot:
@@ -234,28 +250,7 @@ func (rp *replay) certain(r ranges.Range) error {
 	return nil
 }
 
-// claim says, durably, that the file is about to be changed now: the intent may be
-// older than slack, and if the power goes meanwhile the next replay must not take
-// our change for somebody else's. That goes for all pages of the file.
-func (rp *replay) claim() error {
-	now, j := time.Now().UnixNano(), rp.engine.Journal
-	if now < max(rp.in.Time, rp.in.Punched)+int64(slack)/2 {
-		return nil
-	}
-	rp.in.Punched = now
-	if err := j.Punching(rp.in.ID, now); err != nil {
-		return err
-	}
-	for _, in := range j.Intents() {
-		if in.ID == rp.in.ID || in.File.Key() != rp.in.File.Key() || !isOurs(rp.stat, &in) {
-			continue
-		}
-		if err := j.Punching(in.ID, now); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func (rp *replay) claim() error { return rp.engine.claim(rp.in, rp.stat) }
 
 // rewrite writes the image, by the ladder.
 func (rp *replay) rewrite() error {
@@ -339,16 +334,26 @@ func (rp *replay) cutBack() error {
 	return rp.file.shrink(in.Range.End(), in.End)
 }
 
+// syncFound makes durable what replay has found: it may be in the kernel's memory only.
+// Without the intent a power cut would leave what the memory held between clear and copy.
+func (e *Engine) syncFound(f *File) error {
+	if f == nil || e.ReadOnly {
+		return nil
+	}
+	return f.below.Sync(false)
+}
+
 // settled closes an intent, in one durable step with what it did to the ledger.
 func (e *Engine) settled(f *File, in *journal.Intent, action string, moves []ledger.Move) error {
 	var losses []ledger.Loss
 	if moves != nil {
 		losses = e.losses(in)
 	}
-	// What was found may be in the kernel's memory only. Without the intent a power
-	// cut would leave what the memory held between clear and copy.
-	if f != nil && !e.ReadOnly {
-		if err := f.below.Sync(false); err != nil {
+	if err := e.syncFound(f); err != nil {
+		return err
+	}
+	for _, r := range outlived(f, in, action, moves) {
+		if err := e.dropOutlived(in.File, r); err != nil {
 			return err
 		}
 	}
@@ -356,11 +361,6 @@ func (e *Engine) settled(f *File, in *journal.Intent, action string, moves []led
 		return err
 	}
 	e.at.Hit(failpoint.ReplaySettled)
-	if in.Image != nil && (f != nil || action == "file-gone") { // the page is no longer bad, or no longer the file's
-		if err := e.Journal.DropImages(in.File.Key(), in.Range); err != nil {
-			return err
-		}
-	}
 	if err := e.closed([]uint64{in.ID}); err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ type rig struct {
 	rules    string // semantics
 	readOnly bool
 	verify   bool // writes
+	breaker  int  // pages; 0 as New has it
 
 	root    int
 	real    *media.Real
@@ -109,7 +110,7 @@ func (r *rig) startEngine() {
 	rules, err := SemanticsByName(r.rules)
 	r.check(err)
 	r.engine, err = New(Config{Medium: r.medium, Journal: r.journal, Ledger: r.ledger, Events: r.events,
-		Root: r.root, FS: fs, Semantics: rules, ReadOnly: r.readOnly, VerifyWrites: r.verify})
+		Root: r.root, FS: fs, Semantics: rules, ReadOnly: r.readOnly, VerifyWrites: r.verify, Breaker: r.breaker})
 	r.check(err)
 }
 

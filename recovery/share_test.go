@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/recovery/failpoint"
-	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/media/mediatest"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
@@ -42,16 +41,7 @@ func TestDamaged(t *testing.T) {
 
 // TestDamagedByAnOpenRepair: nothing is lost, and still it is not over.
 func TestDamagedByAnOpenRepair(t *testing.T) {
-	r := newRig(t, "dax", 4*pg)
-	s := script(r)
-	r.start()
-	r.poison(rng(pg, pg), false)
-	r.read(0, 4*pg)
-	s.sync = func(media.File, bool) error { return unix.EIO }
-	if _, err := r.file.Write(pattern(pg), pg, false, Caller{}); Errno(err) != unix.EIO {
-		t.Fatalf("write: %v, want EIO", err)
-	}
-	s.asBelow()
+	r := withOpenRepair(t)
 	if !r.ino.Damaged() {
 		t.Error("not damaged with an open repair")
 	}
@@ -116,8 +106,8 @@ func TestSharedFileIsNotRewritten(t *testing.T) {
 						return
 					}
 					var refusal *RepairError
-					if !errors.As(err, &refusal) || refusal.Step != "share" || Errno(err) != unix.EIO || !strings.Contains(err.Error(), "--protect=full") {
-						t.Fatalf("%v, want a refusal that says what to do", err)
+					if !errors.As(err, &refusal) || refusal.Step != "share" || Errno(err) != unix.EIO || !errors.Is(err, errShared) {
+						t.Fatalf("%v, want a refusal that says why", err)
 					}
 					wantBytes(t, "the backing file", r.below(), before)
 					unshare()
@@ -127,7 +117,7 @@ func TestSharedFileIsNotRewritten(t *testing.T) {
 					}
 					again()
 					r.check(tt.do(r.file))
-					if log := r.told(); !strings.Contains(log, `"repair-failed"`) || !strings.Contains(log, "--protect=full") {
+					if log := r.told(); !strings.Contains(log, `"repair-failed"`) || !strings.Contains(log, "write whole pages") || !strings.Contains(log, "--protect=full") || strings.Contains(log, "at step share") {
 						t.Errorf("told:\n%s", log)
 					}
 				})

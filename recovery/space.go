@@ -18,7 +18,8 @@ func (f *File) Truncate(size int64, who Caller) error {
 	edges := func(old int64) []ranges.Range {
 		return partPages(old, min(size, old)) // cut there, or grown from there
 	}
-	return f.reshape(edges, func() error { return f.below.Truncate(size) }, func(d *damage, old int64) error {
+	freed := ranges.Between(size, everything().End())
+	return f.reshape(freed, edges, func() error { return f.below.Truncate(size) }, func(d *damage, old int64) error {
 		if size >= old {
 			return nil
 		}
@@ -42,7 +43,11 @@ func (f *File) Allocate(mode uint32, off, length int64, who Caller) error {
 		}
 		return partPages(old, at...)
 	}
-	return f.reshape(edges, func() error { return f.below.Allocate(mode, off, length, who.claims()) }, func(d *damage, old int64) error {
+	var freed ranges.Range
+	if zeroes {
+		freed = r
+	}
+	return f.reshape(freed, edges, func() error { return f.below.Allocate(mode, off, length, who.claims()) }, func(d *damage, old int64) error {
 		if !zeroes {
 			return nil
 		}
@@ -63,10 +68,11 @@ func partPages(size int64, offsets ...int64) []ranges.Range {
 	return out
 }
 
-// reshape changes sizes or blocks: edges are the pages that change touches in
-// part, after follows a success where anything is known of the file.
-func (f *File) reshape(edges func(size int64) []ranges.Range, change func() error, after func(d *damage, size int64) error, who Caller) error {
-	if done, err := f.reshapeClean(change); done {
+// reshape changes sizes or blocks: freed is what the filesystem may get back, edges are
+// the pages that change touches in part, after follows a success where anything is
+// known of the file.
+func (f *File) reshape(freed ranges.Range, edges func(size int64) []ranges.Range, change func() error, after func(d *damage, size int64) error, who Caller) error {
+	if done, err := f.reshapeClean(freed, change); done {
 		return err
 	}
 	f.ino.lock()
@@ -84,11 +90,14 @@ func (f *File) reshape(edges func(size int64) []ranges.Range, change func() erro
 		return err
 	}
 	for _, page := range edges(st.Size) {
-		if d.concernsRead(page) {
+		if d.concernsRead(page) || len(f.listedOwn(page)) > 0 {
 			if err := f.mendPage(d, page, st.Size, who); err != nil {
 				return err
 			}
 		}
+	}
+	if err := f.clearFreed(d, freed, false, st.Size, who); err != nil {
+		return err
 	}
 	for try := 1; ; try++ {
 		err := change()
@@ -112,10 +121,10 @@ func (f *File) reshape(edges func(size int64) []ranges.Range, change func() erro
 }
 
 // reshapeClean is the path where nothing is known of the file.
-func (f *File) reshapeClean(change func() error) (done bool, err error) {
+func (f *File) reshapeClean(freed ranges.Range, change func() error) (done bool, err error) {
 	f.ino.mu.RLock()
 	defer f.ino.mu.RUnlock()
-	if f.ino.damage.Load() != nil && f.engine.Semantics.Recover {
+	if f.engine.Semantics.Recover && (f.ino.damage.Load() != nil || f.mayFreeListed(freed)) {
 		return false, nil
 	}
 	defer f.ino.changed(everything())
@@ -144,7 +153,7 @@ func (f *File) gave(d *damage, r ranges.Range, kind event.Kind, action string) e
 	whole := ranges.Between(r.Off+ranges.PageSize-1, r.End()).Off &^ (ranges.PageSize - 1)
 	inside := ranges.Between(whole, r.End()&^(ranges.PageSize-1))
 	d.forget(inside)
-	f.dropImages(d, inside)
+	f.dropImagesNow(d, inside)
 	if wasBad || len(change.Moves) > 0 {
 		ev := f.event(kind, r, Caller{})
 		ev.Action = action

@@ -29,6 +29,7 @@ type Status struct {
 	PassedOn       int64  `json:"poison_errors"` // reads of poison that got its error: strict semantics
 	Replayed       int64  `json:"replayed_intents"`
 	Breaker        bool   `json:"breaker_open"` // true: uncorroborated failures are passed through for now
+	BreakerPages   int    `json:"breaker_pages"`
 }
 
 // Status reports totals since the mount and what is known now.
@@ -46,11 +47,12 @@ func (e *Engine) Status() Status {
 		PassedOn:       e.counters.passedOn.Load(),
 		Replayed:       e.counters.replayed.Load(),
 		Breaker:        e.breaker.open(time.Now()),
+		BreakerPages:   e.Config.Breaker,
 	}
 	for _, i := range e.damagedInodes() {
 		if d := i.damage.Load(); d != nil {
 			d.mu.Lock()
-			s.KnownBadPages += (d.bad.Bytes() + d.unsure.Bytes()) / ranges.PageSize
+			s.KnownBadPages += (d.bad.Bytes() + d.unsure.Bytes() + d.suspected.Bytes()) / ranges.PageSize
 			d.mu.Unlock()
 		}
 	}

@@ -262,6 +262,7 @@ func (w *mendingWrite) writeGood() (int64, error) {
 		rest := ranges.Between(pos, w.at.End())
 		bad := w.damage.nextBad(rest, &w.found)
 		if !bad.Empty() && bad.Off <= pos {
+			bad = ranges.Page(bad.Off)
 			fresh := bad.Intersect(w.at)
 			if err := w.file.mayRewrite(bad, fresh, w.writeback); err != nil {
 				return pos, err
@@ -338,7 +339,7 @@ func (w *mendingWrite) repairBad(stop int64) (int64, error) {
 		return stop, nil
 	}
 	rep := &repair{file: w.file, damage: w.damage, size: w.size, end: max(w.size, stop), mends: w.mends,
-		own: true, writeback: w.writeback, who: w.who}
+		data: w.data, at: w.at.Off, own: true, writeback: w.writeback, who: w.who}
 	w.mends = nil
 	failed, err := rep.run()
 	if err != nil {

@@ -69,7 +69,8 @@ type Event struct {
 	// that was so, where there is more than one way.
 	Granularity int64  `json:"granularity,omitempty"`
 	Why         string `json:"why,omitempty"`
-	// With a page that was cleared for all who share it: the others, in words.
+	// With a page that was cleared for all who share it: the other files, and what each
+	// of them lost.
 	Sharers []string `json:"sharers,omitempty"`
 
 	Action string     `json:"action,omitempty"` // what mendfs did: zero-filled, passed-through, page-written, ...

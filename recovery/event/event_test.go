@@ -25,7 +25,11 @@ func examples() []Event {
 		Source: "kernel", Detected: "eio", Salvaged: 4032, Pid: 4242, UID: &user, Comm: "postgres",
 		Device: "/dev/pmem0", Sector: &sector, Action: "zero-filled", Count: 1, Next: "mendfs lost base/16384/2619",
 	}
-	out := []Event{full}
+	whole := full
+	whole.Granularity, whole.Why = 4096, "the sectors of /dev/pmem0 have 4096 bytes"
+	shared := full
+	shared.Event, shared.Action, shared.Sharers = Reinitialized, "raw-zeroed-and-written", []string{"other [81920 +512)", "a b [0 +512)"}
+	out := []Event{full, whole, shared}
 	folded := full
 	folded.Count, folded.First, folded.Last = 17, &at, &later
 	out = append(out, folded)

@@ -12,6 +12,7 @@ import (
 // write is the writer goroutine. Close stops it.
 func (l *Log) write() {
 	defer close(l.done)
+	var names processes
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
@@ -20,16 +21,16 @@ func (l *Log) write() {
 		case <-tick.C:
 			l.sweep(false)
 		case <-l.quit:
-			l.drain()
+			l.drain(&names)
 			l.sweep(true)
-			l.drain()
+			l.drain(&names)
 			if err := closeFiles(l.files); err != nil {
 				l.note(err)
 			}
 			l.endSubscriptions()
 			return
 		}
-		l.drain()
+		l.drain(&names)
 	}
 }
 
@@ -55,14 +56,14 @@ func (l *Log) sweep(last bool) {
 }
 
 // drain writes the queue until it is empty.
-func (l *Log) drain() {
+func (l *Log) drain(names *processes) {
 	for {
 		x, e, ok := l.pop()
 		if !ok {
 			return
 		}
 		if e.Comm == "" && e.Pid != 0 {
-			e.Comm = comm(e.Pid)
+			e.Comm = names.comm(e.Pid)
 			l.mu.Lock()
 			x.event.Comm = e.Comm // for the line with the count, when the process may be gone
 			l.mu.Unlock()
@@ -140,7 +141,26 @@ func closeFiles(files []*lineFile) (err error) {
 	return err
 }
 
-// comm is the name of a process, "" if it is gone.
+// processes is the names of those that are met now: in a storm the same few
+// processes meet all of it.
+type processes struct {
+	since time.Time
+	names map[uint32]string
+}
+
+// comm is the name of a process, at most a second old; "" if it was gone.
+func (p *processes) comm(pid uint32) string {
+	if now := time.Now(); now.Sub(p.since) > time.Second {
+		p.since, p.names = now, map[uint32]string{}
+	}
+	name, known := p.names[pid]
+	if !known {
+		name = comm(pid)
+		p.names[pid] = name
+	}
+	return name
+}
+
 func comm(pid uint32) string {
 	name, err := os.ReadFile("/proc/" + strconv.FormatUint(uint64(pid), 10) + "/comm")
 	if err != nil {

@@ -14,14 +14,17 @@ type Step string
 
 // The steps of a repair, in their order (recovery.repair).
 const (
-	IntentDurable Step = "intent-durable" // (1)
-	PagePunching  Step = "page-punching"  // the intent knows of the punch that comes
-	PagePunched   Step = "page-punched"   // between the two calls of the punch rung
-	PageCleared   Step = "page-cleared"   // one page of several was written
-	PagesWritten  Step = "pages-written"  // (2)
-	PagesCutBack  Step = "pages-cut-back" // the file has its right size
-	PagesDurable  Step = "pages-durable"  // (3)
-	IntentClosed  Step = "intent-closed"  // (4)
+	IntentDurable   Step = "intent-durable"   // (1)
+	PagePunching    Step = "page-punching"    // the intent knows of the punch that comes
+	PagePunched     Step = "page-punched"     // between the two calls of the punch rung
+	PageZeroing     Step = "page-zeroing"     // the journal holds the page, the device is to be told
+	SharersRecorded Step = "sharers-recorded" // what other files lose with it is durable, the device is to be told
+	PageZeroed      Step = "page-zeroed"      // the device has cleared it, the file is not written
+	PageCleared     Step = "page-cleared"     // one page of several was written
+	PagesWritten    Step = "pages-written"    // (2)
+	PagesCutBack    Step = "pages-cut-back"   // the file has its right size
+	PagesDurable    Step = "pages-durable"    // (3)
+	IntentClosed    Step = "intent-closed"    // (4)
 )
 
 // The steps of replay.
@@ -49,7 +52,7 @@ const (
 // Steps is all of them.
 func Steps() []Step {
 	return []Step{
-		IntentDurable, PagePunching, PagePunched, PageCleared, PagesWritten, PagesCutBack, PagesDurable, IntentClosed,
+		IntentDurable, PagePunching, PagePunched, PageZeroing, SharersRecorded, PageZeroed, PageCleared, PagesWritten, PagesCutBack, PagesDurable, IntentClosed,
 		ReplayBegins, ReplayWritten, ReplayRestored, ReplaySettled, ReplayOwed, ReplayKept, ReplayEnds,
 		JournalAppended, JournalSynced, JournalFresh, JournalReplaced, LedgerWriting, LedgerWritten, LedgerCheckpoint,
 	}

@@ -82,16 +82,20 @@ func unstable(fd int, handleType int32) bool {
 var ErrGone = errors.New("the file is gone")
 
 // Open opens the file with the identity id on the filesystem of root, by its
-// handle, or, where handles can't be used (none kept, or no
-// CAP_DAC_READ_SEARCH), by its last known path below root. The identity is
-// checked after opening. The error is ErrGone if the file was removed or
-// another one is found in its place.
+// last known path below root, so that the kernel knows its name afterwards (see
+// Path), or, where another file or none has that, by its handle, if handles can be
+// used (one is kept, and CAP_DAC_READ_SEARCH). The identity is checked after
+// opening. The error is ErrGone if the file was removed or another one is found in
+// its place.
 //
 // Before its erratum 3 was mended (Linux 6.19, later 6.18) Landlock denies to
 // open a file by its handle while the kernel knows no name of it: then, too, the
 // path has to do (TestRestricted in package mount). A file that lives and is not
 // found by it is not gone: the error is EACCES.
 func Open(root int, id ID, path string, flags int) (int, error) {
+	if fd, err := openPath(root, id, path, flags); err == nil {
+		return fd, nil
+	}
 	fd, err := openHandle(root, id, flags)
 	denied := errors.Is(err, unix.EACCES)
 	if errors.Is(err, unix.EPERM) || denied || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
@@ -199,7 +203,9 @@ func openHandle(root int, id ID, flags int) (int, error) {
 
 // Path is the path, relative to the directory root, by which the kernel knows
 // the file open at fd now; for a file without a name the last one it had.
-// It is for people and events, and the last resort of Open; empty if there is none.
+// It is for people and events, and helps Open; empty if there is none, as
+// for a file that was opened by its handle and that nobody has looked up since the
+// filesystem was mounted.
 func Path(root, fd int) string {
 	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 	if err != nil {
@@ -212,6 +218,9 @@ func Path(root, fd int) string {
 	if err != nil {
 		return path
 	}
+	if (path == base || path == "/") && !isDirectory(fd) {
+		return "" // opened by its handle, and no name of it was looked up: "/", as an unattached root has (d_path, Linux 2.6 to 6.18; TestPathOfUnnamed)
+	}
 	if path == base {
 		return "."
 	}
@@ -219,6 +228,11 @@ func Path(root, fd int) string {
 		return below
 	}
 	return path // it was moved out of root: the whole path says so
+}
+
+func isDirectory(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // isNamed reports whether the file open at fd really has the path, as the kernel

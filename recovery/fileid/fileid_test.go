@@ -303,3 +303,56 @@ func TestFilesystem(t *testing.T) {
 		t.Fatalf("short names %q and %q", Short("a"), Short("b"))
 	}
 }
+
+// TestPathOfUnnamed opens a file by its handle that the kernel has in no directory it
+// remembers, as after a reboot: it has no path, and is not the root. By the path that it
+// had it is opened so that the kernel knows its name.
+func TestPathOfUnnamed(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the kernel's caches are for root to drop")
+	}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "sub", "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := Of(int(f.Fd()))
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	attached := open(t, dir, unix.O_PATH|unix.O_DIRECTORY)
+	alone, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		t.Skip("open_tree: ", err)
+	}
+	defer unix.Close(alone)
+	for name, root := range map[string]int{"attached": attached, "alone": alone} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
+				t.Skip(err)
+			}
+			fd, err := openHandle(root, id, unix.O_PATH)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := Path(root, fd)
+			_ = unix.Close(fd) // so that nobody has it without a name
+			if got != "" {
+				t.Errorf("by its handle: %q", got)
+			}
+			if got := Path(root, root); got != "." {
+				t.Errorf("the root: %q", got)
+			}
+			if fd, err = Open(root, id, "sub/f", unix.O_RDWR); err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			if got := Path(root, fd); got != filepath.Join("sub", "f") {
+				t.Errorf("by its path: %q", got)
+			}
+		})
+	}
+}

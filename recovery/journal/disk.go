@@ -15,6 +15,7 @@ type disk interface {
 	Open(path string, write bool) (file, error)
 	Create(path string) (file, error) // empty, also if it was there
 	Rename(from, to string) error     // durable when it returns nil; may be in force if not
+	Link(path, second string) error   // another name, in place of what had it; durable with the next Rename
 	Remove(path string) error
 }
 
@@ -60,6 +61,13 @@ func (osDisk) Rename(from, to string) error {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func (osDisk) Link(path, second string) error {
+	if err := os.Remove(second); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Link(path, second)
 }
 
 func (osDisk) Remove(path string) error { return os.Remove(path) }

@@ -15,6 +15,7 @@ var (
 	ErrReadOnly    = errors.New("the journal was opened for reading")
 	ErrClosed      = errors.New("the journal is closed")
 	ErrNoIntent    = errors.New("no such intent")
+	ErrUnreadable  = errors.New("the state disk could not give back an image when the journal was rewritten")
 )
 
 // DamageError says where a journal is damaged; it is an ErrDamaged.

@@ -6,13 +6,15 @@ import (
 	"errors"
 	"maps"
 	"slices"
+
+	"github.com/mendfs/mendfs/recovery/fileid"
 )
 
 // liveRecords are what a fresh file gets of a journal: the records that a scan
 // must find.
 type liveRecords struct {
 	intents []record
-	images  []place // as they follow each other in the file
+	images  []imageAt // as they follow each other in the file
 	closed  []uint64
 }
 
@@ -31,13 +33,22 @@ func (j *Journal) live() liveRecords {
 	return live
 }
 
+// imageAt is where an image is, and what of.
+type imageAt struct {
+	place
+	file fileid.ID
+	page int64
+}
+
 // places are those of all images, as they follow each other in the file.
-func (s *state) places() []place {
-	var all []place
+func (s *state) places() []imageAt {
+	var all []imageAt
 	for _, p := range s.files {
-		all = slices.AppendSeq(all, maps.Values(p.at))
+		for page, at := range p.at {
+			all = append(all, imageAt{at, p.file, page})
+		}
 	}
-	slices.SortFunc(all, func(a, b place) int { return cmp.Compare(a.off, b.off) })
+	slices.SortFunc(all, func(a, b imageAt) int { return cmp.Compare(a.off, b.off) })
 	return all
 }
 
@@ -50,14 +61,16 @@ func (j *Journal) closedSize() int64 {
 // freshFile is a journal in the making. The journal that it copies from only
 // grows meanwhile, so that no lock is needed.
 type freshFile struct {
-	from  file   // nil if the journal is new
-	path  string // of it
-	file  file
-	head  header // head.born: the last record so far
-	state *state
-	buf   []byte // not yet written; it ends at tail
-	tail  int64
-	size  int64
+	from   file   // nil if the journal is new
+	path   string // of it
+	read   *cache // of it
+	unread []Unread
+	file   file
+	head   header // head.born: the last record so far
+	state  *state
+	buf    []byte // not yet written; it ends at tail
+	tail   int64
+	size   int64
 }
 
 // fresh makes a file under another name, with room for what is live. Its
@@ -68,7 +81,7 @@ func (j *Journal) fresh(first uint64) (w *freshFile, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w = &freshFile{from: j.file, path: j.path, file: f, head: j.head, state: newState(), tail: headerSize}
+	w = &freshFile{from: j.file, path: j.path, read: &j.state.read, file: f, head: j.head, state: newState(), tail: headerSize}
 	w.head.first, w.head.born = first, first-1
 	w.state.next = j.state.next
 	// At once, so that a full disk is met before anything was written.
@@ -87,11 +100,7 @@ func (w *freshFile) copy(live liveRecords) error {
 		}
 	}
 	for _, at := range live.images {
-		r, err := readRecord(w.from, w.path, w.head.id, at.off, int64(at.size))
-		if err != nil {
-			return err
-		}
-		if err := w.add(r); err != nil {
+		if err := w.add(w.image(at)); err != nil {
 			return err
 		}
 	}
@@ -101,6 +110,22 @@ func (w *freshFile) copy(live liveRecords) error {
 		}
 	}
 	return w.flush()
+}
+
+// image is the record of an image. The others must not suffer for one that can't be
+// read: that there was one is all that is copied of it.
+func (w *freshFile) image(at imageAt) record {
+	r, err := readRecord(w.from, w.path, w.head.id, at.off, int64(at.size))
+	if err == nil {
+		return r
+	}
+	s := Saved{File: at.file, Image: Image{Page: at.page, Pending: at.pending}}
+	if im, ok := w.read.get(at.off); ok {
+		s.Image = im
+	} else {
+		w.unread = append(w.unread, Unread{File: at.file, Page: at.page, Pending: at.pending, Err: err})
+	}
+	return s.record()
 }
 
 // follow adds the records that the journal has from one offset to another.

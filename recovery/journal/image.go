@@ -61,7 +61,8 @@ func (j *Journal) SaveImage(file fileid.ID, path string, im Image) error {
 }
 
 // Image is the image of the page at offset page of the file with that key, and
-// whether there is one. It is read from the journal, its checksum compared, and
+// whether there is one; the error is, or wraps, ErrUnreadable if there was one and
+// a compaction could not copy it. It is read from the journal, its checksum compared, and
 // kept in memory for a while: what it holds is shared and must not be changed.
 func (j *Journal) Image(key string, page int64) (Image, bool, error) {
 	l, ok := j.spot(key, page)
@@ -115,6 +116,9 @@ func (j *Journal) saved(key string, page int64, from spot) (Saved, bool, error) 
 }
 
 func (l spot) read(path, key string, page int64) (Saved, error) {
+	if l.at.gone {
+		return Saved{}, fmt.Errorf("journal %s: page at offset %d: %w", path, page, ErrUnreadable)
+	}
 	r, err := readRecord(l.file, path, l.id, l.at.off, int64(l.at.size))
 	if err != nil {
 		return Saved{}, err
@@ -164,10 +168,12 @@ func (j *Journal) HasImages() bool {
 	return len(j.state.files) > 0
 }
 
-// Images yields the images of all files, only the pending ones if so asked. One
-// that can't be read comes as an error with File unset, and the next follows.
+// Images yields the images of all files, only the pending ones if so asked. Of one
+// that can't be read only File, Page and Pending are set, besides the error, and the
+// next follows.
 func (j *Journal) Images(pendingOnly bool) iter.Seq2[Saved, error] {
 	type one struct {
+		file fileid.ID
 		key  string
 		page int64
 	}
@@ -177,7 +183,7 @@ func (j *Journal) Images(pendingOnly bool) iter.Seq2[Saved, error] {
 		for key, p := range j.state.files {
 			for page, at := range p.at {
 				if at.pending || !pendingOnly {
-					all = append(all, one{key, page})
+					all = append(all, one{p.file, key, page})
 				}
 			}
 		}
@@ -193,7 +199,11 @@ func (j *Journal) Images(pendingOnly bool) iter.Seq2[Saved, error] {
 			if !ok {
 				continue // dropped meanwhile
 			}
-			if s, ok, err := j.saved(o.key, o.page, from); (ok || err != nil) && !yield(s, err) {
+			s, ok, err := j.saved(o.key, o.page, from)
+			if err != nil {
+				s = Saved{File: o.file, Image: Image{Page: o.page, Pending: from.at.pending}}
+			}
+			if (ok || err != nil) && !yield(s, err) {
 				return
 			}
 		}
@@ -228,8 +238,11 @@ func (j *Journal) hasImage(key string, r ranges.Range) bool {
 }
 
 // whole reports whether im is of one page.
-func (im Image) whole() bool {
-	return im.Page >= 0 && im.Page < math.MaxInt64-ranges.PageSize && im.Page%ranges.PageSize == 0 && len(im.Data) == ranges.PageSize
+func (im Image) whole() bool { return im.placed() && len(im.Data) == ranges.PageSize }
+
+// placed reports whether a page can be where im is.
+func (im Image) placed() bool {
+	return im.Page >= 0 && im.Page < math.MaxInt64-ranges.PageSize && im.Page%ranges.PageSize == 0
 }
 
 func (s Saved) record() record {
@@ -247,7 +260,7 @@ func (d *decoder) saved() Saved {
 	var s Saved
 	s.File, s.Path = d.file(), d.text()
 	s.Page, s.Pending, s.Missing, s.Data = d.int(), d.bool(), d.ranges(), d.bytes()
-	if !s.whole() {
+	if !s.whole() && (s.Data != nil || !s.placed()) {
 		d.faulty = true
 	}
 	return s

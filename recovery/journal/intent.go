@@ -23,7 +23,7 @@ type Intent struct {
 	Range        ranges.Range   // whole pages; with an image exactly one, without up to MaxPages
 	Size         int64          // of the file before the repair
 	End          int64          // size that the file must have afterwards
-	Mtime, Ctime int64          // before, ns
+	Mtime, Ctime int64          // before, ns; Ctime as Zeroing has it, if that came later
 	RestoreMtime bool           // the repair is not the application's own write
 	Boot         string         // /proc/sys/kernel/random/boot_id
 	Image        []byte         // nil, or one page: what it shall hold
@@ -70,7 +70,16 @@ func (j *Journal) Begin(ins ...*Intent) error {
 
 // Punching notes, durably, that the page of the open intent is about to be
 // punched: a hole that replay finds there is then ours.
-func (j *Journal) Punching(id uint64, now int64) error {
+func (j *Journal) Punching(id uint64, now int64) error { return j.noteWrite(id, now) }
+
+// Zeroing is Punching for a page that is about to be cleared past the filesystem, in a
+// file that has that ctime: while it has, a page that can be read is as we left it.
+func (j *Journal) Zeroing(id uint64, now, ctime int64) error {
+	return j.noteWrite(id, now, ctime)
+}
+
+// noteWrite is Punching, with what else there is to say.
+func (j *Journal) noteWrite(id uint64, now int64, more ...int64) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if _, ok := j.state.open[id]; !ok {
@@ -79,6 +88,9 @@ func (j *Journal) Punching(id uint64, now int64) error {
 	var e encoder
 	e.uint(id)
 	e.int(now)
+	for _, v := range more {
+		e.int(v)
+	}
 	return j.durable(record{recPunching, e})
 }
 

@@ -64,11 +64,12 @@
 //	           i size, i end, i mtime, i ctime, u restore mtime, string boot id,
 //	           missing, lost, overwritten, i punched, i time, string image; then, or
 //	           nothing, u count of sums, and u CRC32C for each
-//	2 punching u id, i time
+//	2 punching u id, i time; where the page is zeroed on the device, i ctime
 //	3 close    u ids up to the end
 //	4 keep     as intent; closes the open intent of that id
 //	5 drop     u id of a kept intent
-//	6 image    file, string path, i page, u pending, missing, string data
+//	6 image    file, string path, i page, u pending, missing, string data: empty if it
+//	           could not be read when the journal was rewritten
 //	7 clear    string key, i offset, i length: images of these pages are dropped
 //	8 seal     nothing; everything before it is durable and the journal was shut down
 //
@@ -91,6 +92,8 @@
 // by any durable call when the disk is full or the file is not to be trusted.
 // Checkpoint lets the other calls go on: what they append to the old file
 // meanwhile is copied behind the rest, and only the last of it holds them up.
+// An image that can't be read is left behind ([Journal.TakeUnread]), and the old
+// file keeps the name "<journal>.unread-NUMBER".
 package journal
 
 import (
@@ -149,6 +152,8 @@ type Journal struct {
 	file  file
 	head  header
 	state *state
+
+	unread []Unread // not yet taken; guarded by mu
 
 	compactAt int64 // garbage that makes a compaction worthwhile
 

@@ -128,6 +128,16 @@ func (d *memDisk) Rename(from, to string) error {
 	return err
 }
 
+func (d *memDisk) Link(path, second string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, err := d.step("link")
+	if err == nil {
+		d.names[second] = d.names[path]
+	}
+	return err
+}
+
 func (d *memDisk) Remove(path string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -245,6 +245,12 @@ func (v *driver) punch() error {
 		return nil
 	}
 	in.Punched = v.rng.Int64()
+	if v.rng.IntN(2) == 0 {
+		in.Ctime = v.rng.Int64()
+		v.m.open[in.ID] = in
+		v.note()
+		return v.synced(v.j.Zeroing(in.ID, in.Punched, in.Ctime))
+	}
 	v.m.open[in.ID] = in
 	v.note()
 	return v.synced(v.j.Punching(in.ID, in.Punched))

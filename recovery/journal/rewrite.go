@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/mendfs/mendfs/recovery/failpoint"
+	"github.com/mendfs/mendfs/recovery/fileid"
 )
 
 // Checkpoint makes all closes durable, compacts the journal if that is worth
@@ -102,6 +103,11 @@ func (j *Journal) replace(w *freshFile, err error) error {
 		return fmt.Errorf("writing a fresh file: %w", diskError(err))
 	}
 	j.at.Hit(failpoint.JournalFresh)
+	if len(w.unread) > 0 {
+		if err := j.keepOld(w); err != nil {
+			return err
+		}
+	}
 	if err := j.disk.Rename(j.path+".new", j.path); err != nil {
 		_ = w.file.Close() // nothing in it is needed
 		err = fmt.Errorf("renaming the fresh file: %w", diskError(err))
@@ -117,6 +123,42 @@ func (j *Journal) replace(w *freshFile, err error) error {
 	j.file, j.state, j.head = w.file, w.state, w.head
 	j.tail, j.size, j.seq, j.synced = w.tail, w.size, w.head.born, w.head.born
 	j.sealed, j.broken = false, nil
+	j.unread = append(j.unread, w.unread...)
 	j.cond.Broadcast()
 	return nil
+}
+
+// Unread is an image that could not be read when the journal was rewritten. Its
+// page is taken to have one still, which Image can't give (ErrUnreadable), until
+// another is saved or it is dropped.
+type Unread struct {
+	File    fileid.ID
+	Page    int64
+	Pending bool
+	Err     error  // what the state disk said
+	Kept    string // the path of the journal from before, which has it, perhaps
+}
+
+// keepOld gives the old file a second name, since not all of it was copied: what
+// can't be read now may be another time, or by other means.
+func (j *Journal) keepOld(w *freshFile) error {
+	name := fmt.Sprintf("%s.unread-%d", j.path, w.head.first)
+	if err := j.disk.Link(j.path, name); err != nil {
+		err = errors.Join(err, w.file.Close(), j.disk.Remove(j.path+".new"))
+		return fmt.Errorf("keeping the old file, of which not all can be read: %w", diskError(err))
+	}
+	for n := range w.unread {
+		w.unread[n].Kept = name
+	}
+	return nil
+}
+
+// TakeUnread is the images that could not be read when the journal was rewritten,
+// since the last call.
+func (j *Journal) TakeUnread() []Unread {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	unread := j.unread
+	j.unread = nil
+	return unread
 }

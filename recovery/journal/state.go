@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -32,8 +33,9 @@ type stored struct {
 
 // pages are the images of one file.
 type pages struct {
-	at  map[int64]place
-	set atomic.Pointer[ranges.Set] // of the pages in at; nil until asked for; never changed
+	file fileid.ID
+	at   map[int64]place
+	set  atomic.Pointer[ranges.Set] // of the pages in at; nil until asked for; never changed
 }
 
 // place is where the record of an image lies.
@@ -41,6 +43,7 @@ type place struct {
 	off     int64
 	size    int32
 	pending bool
+	gone    bool // the record says only that the image could not be read
 }
 
 func newState() *state {
@@ -60,8 +63,12 @@ func (s *state) apply(r record, off int64) error {
 		s.put(s.open, stored{in, r.framed()})
 	case recPunching:
 		id, now := d.uint(), d.int()
-		if in, ok := s.open[id]; ok {
-			in.Punched = now
+		in, ok := s.open[id]
+		in.Punched = now
+		if len(d.b) > 0 {
+			in.Ctime = d.int() // of Zeroing
+		}
+		if ok {
 			s.open[id] = in
 		}
 	case recClose:
@@ -84,7 +91,7 @@ func (s *state) apply(r record, off int64) error {
 		if err := d.end(); err != nil {
 			return err
 		}
-		s.save(im.File.Key(), im.Page, place{off, int32(r.framed()), im.Pending})
+		s.save(im.File, im.Page, place{off, int32(r.framed()), im.Pending, im.Data == nil})
 	case recClear:
 		key := d.text()
 		s.clear(key, d.rng())
@@ -107,10 +114,11 @@ func (s *state) remove(from map[uint64]stored, id uint64) {
 	delete(from, id)
 }
 
-func (s *state) save(key string, page int64, at place) {
+func (s *state) save(file fileid.ID, page int64, at place) {
+	key := file.Key()
 	p := s.files[key]
 	if p == nil {
-		p = &pages{at: map[int64]place{}}
+		p = &pages{file: file, at: map[int64]place{}}
 		s.files[key] = p
 	}
 	if old, ok := p.at[page]; ok {

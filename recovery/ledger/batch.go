@@ -108,6 +108,9 @@ func (l *Ledger) seal() {
 			w.rows = append(w.rows, rowWrite{off, row})
 		}
 		f.dirty = nil
+		if len(w.rows) >= len(f.rows.chunks) { // or it would cost more than the batch
+			f.rows.trim()
+		}
 		b.files = append(b.files, w)
 	}
 	l.dirty = map[*file]struct{}{} // gives back what a storm has taken

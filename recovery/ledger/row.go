@@ -31,7 +31,7 @@ type Row struct {
 	Path         string    `json:"path"` // when last seen
 	ranges.Range           // offset, length
 	State        State     `json:"state"`
-	Cause        string    `json:"cause"`       // eio, efault, short-read, copied
+	Cause        string    `json:"cause"`       // eio, efault, short-read, badblocks, copied
 	Source       string    `json:"source"`      // kernel, badblocks, simulated
 	Granularity  int64     `json:"granularity"` // smallest unit that could be asked for
 	First        time.Time `json:"first"`       // when it was lost

@@ -79,6 +79,15 @@ func (m *rowMap) delete(off int64) {
 	}
 }
 
+// trim gives back the room that growing chunks have left.
+func (m *rowMap) trim() {
+	for c, rows := range m.chunks {
+		if cap(rows) > len(rows)+len(rows)/8 {
+			m.chunks[c] = slices.Clone(rows)
+		}
+	}
+}
+
 // from yields the rows that begin at off or behind it, in order.
 func (m *rowMap) from(off int64) iter.Seq2[int64, row] {
 	return func(yield func(int64, row) bool) {

@@ -20,6 +20,15 @@ type Medium interface {
 	// KernelCopies reports whether copy_file_range(2) on the files below can
 	// neither share blocks between files nor pass over poison.
 	KernelCopies() bool
+	// AnyListed reports whether a list of media errors is known to have anything at
+	// all. It asks nobody: it is called where nothing is known to be wrong.
+	AnyListed() bool
+	// LookListed is AnyListed after a look at the list.
+	LookListed() bool
+	// MustClear reports whether poison that can't be cleared does harm in free
+	// space: XFS shuts down when it allocates such a block (lab facts, "Firmware
+	// that will not clear"). It asks nobody.
+	MustClear() bool
 }
 
 // File is one open backing file. Errors are errno values (unix.Errno),
@@ -60,11 +69,50 @@ type File interface {
 	// one. It never touches the data.
 	Corroborate(r ranges.Range) Verdict
 
+	// Device is the device that the file's bytes lie on, where single sectors of
+	// it can be told apart: persistent memory. It is nil elsewhere.
+	Device() Device
+
 	// Control shows that the medium still delivers data that comes from the
 	// media and not from a cache: it reads something that is not in avoid,
 	// from this file or else from another of the filesystem, and asks statx and
 	// fstatfs. A nil error means that failures elsewhere are isolated.
 	Control(avoid *ranges.Set) error
+}
+
+// Device is what lies below one file on persistent memory. Offsets are the
+// file's.
+type Device interface {
+	// Place is where the byte at off lies; not ok if it has no place of its own.
+	Place(off int64) (at Place, ok bool)
+
+	// Listed is the pages of r that hold sectors which are listed at this moment:
+	// in blocks of the file's own, and in blocks that other files have, too
+	// (reflink). Blocks that were never written have none.
+	Listed(r ranges.Range) (own, shared *ranges.Set, err error)
+
+	// Known is Listed by the last look at the list.
+	Known(r ranges.Range) (own, shared *ranges.Set, err error)
+
+	// Salvage is File.Salvage, and why it could ask at that granularity only.
+	Salvage(buf []byte, off int64) (missing []ranges.Range, granularity int64, why string)
+
+	// Bad is all bytes of the device that are listed at this moment.
+	Bad() (*ranges.Set, error)
+
+	// Zero clears a page past the filesystem: of its sectors those that are
+	// listed at this moment, or, if no other sector of it can be read, the whole
+	// page; that is refused where others have its unlisted bytes, too. Where
+	// others have the page at all, first is called with the bytes of the device
+	// that will be zero, once more if they become more, and nothing is written if
+	// it fails. The journal must hold the page.
+	Zero(page ranges.Range, first func(doomed *ranges.Set) error) error
+}
+
+// Place is a sector of a device.
+type Place struct {
+	Device string // as /dev/pmem0
+	Sector int64  // of 512 bytes, as badblocks counts them
 }
 
 // Stat is what the engine needs to know of a file. Times are ns since 1970.

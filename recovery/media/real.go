@@ -1,6 +1,7 @@
 package media
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/recovery/media/pmem"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -17,7 +19,13 @@ import (
 type Real struct {
 	root     int
 	controls controls
+	volume   *pmem.Volume              // nil: not on persistent memory
+	looking  sync.Mutex                // held while the list is read: what is known is the newest look
+	known    atomic.Pointer[pmem.List] // the kernel's list when last looked at; nil: never
+	unwatch  func()                    // ends watching it; nil: nobody does
+	watched  chan struct{}             // closed when that has ended
 
+	mustClear  bool     // see MustClear
 	privileged bool     // the daemon's own rights are more than its callers'
 	rooms      sync.Map // device number → *room
 }
@@ -32,8 +40,25 @@ const _ = unsafe.Sizeof(uintptr(0)) - 8
 // root stays the caller's and must stay open as long as the medium is used.
 func New(root int) *Real { return &Real{root: root, privileged: isPrivileged()} }
 
+// NewOnPmem is New for a filesystem on persistent memory, whose list of bad
+// sectors it watches until Close. volume stays the caller's, as root.
+func NewOnPmem(root int, volume *pmem.Volume) *Real {
+	m := New(root)
+	m.volume, m.watched, m.mustClear = volume, make(chan struct{}), isXFS(root)
+	ctx, cancel := context.WithCancel(context.Background())
+	m.unwatch = cancel
+	m.watch(ctx)
+	return m
+}
+
 // Close lets go of files of the filesystem that Control keeps open.
-func (m *Real) Close() error { return m.controls.close() }
+func (m *Real) Close() error {
+	if m.unwatch != nil {
+		m.unwatch()
+		<-m.watched
+	}
+	return m.controls.close()
+}
 
 // Open wraps fd.
 func (m *Real) Open(fd int) File { return &realFile{medium: m, fd: fd} }
@@ -188,7 +213,3 @@ func (f *realFile) IsHole(r ranges.Range) (bool, error) {
 	}
 	return data >= r.End(), nil
 }
-
-// Corroborate never knows: a filesystem's own word for a failure is the errno,
-// and there is no list to compare it with.
-func (f *realFile) Corroborate(ranges.Range) Verdict { return Unknown }

@@ -27,10 +27,19 @@ func failsByPage(fd int) bool {
 	return false
 }
 
-// Salvage asks for less than the page where the filesystem may answer that
+// Salvage asks the device where it can, and otherwise the file.
+func (f *realFile) Salvage(buf []byte, off int64) ([]ranges.Range, int64) {
+	if d := f.Device(); d != nil {
+		missing, granularity, _ := d.Salvage(buf, off)
+		return missing, granularity
+	}
+	return f.salvage(buf, off)
+}
+
+// salvage asks for less than the page where the filesystem may answer that
 // (FUSE, and those that we don't know): for its sectors, and for the lines of
 // sectors that fail.
-func (f *realFile) Salvage(buf []byte, off int64) ([]ranges.Range, int64) {
+func (f *realFile) salvage(buf []byte, off int64) ([]ranges.Range, int64) {
 	all := ranges.Range{Off: off, Len: int64(len(buf))}
 	st, err := f.Stat()
 	if err != nil || failsByPage(f.fd) {

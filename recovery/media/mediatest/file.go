@@ -127,6 +127,9 @@ func (f *file) Corroborate(r ranges.Range) media.Verdict {
 	return media.Unknown
 }
 
+// Device is nil: there is none below.
+func (f *file) Device() media.Device { return nil }
+
 func (f *file) Control(*ranges.Set) error {
 	return f.plain(Control, ranges.Range{}, func() error { return nil })
 }

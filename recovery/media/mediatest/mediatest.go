@@ -84,6 +84,15 @@ func (m *Medium) Source() string { return m.below.Source() }
 // KernelCopies is false: the kernel would copy what can't be read.
 func (m *Medium) KernelCopies() bool { return false }
 
+// AnyListed is false: no file has a Device.
+func (m *Medium) AnyListed() bool { return false }
+
+// LookListed is false, as AnyListed.
+func (m *Medium) LookListed() bool { return false }
+
+// MustClear is false, as AnyListed.
+func (m *Medium) MustClear() bool { return false }
+
 // Bad makes the ranges of the file open at fd, widened to the granularity,
 // unreadable.
 func (m *Medium) Bad(fd int, rs ...ranges.Range) error {

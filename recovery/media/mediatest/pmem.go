@@ -66,6 +66,15 @@ func (m *Pmem) Source() string { return "kernel" }
 // KernelCopies is false: the kernel does not know the content.
 func (m *Pmem) KernelCopies() bool { return false }
 
+// AnyListed is false, as Device is nil.
+func (m *Pmem) AnyListed() bool { return false }
+
+// LookListed is false, as AnyListed.
+func (m *Pmem) LookListed() bool { return false }
+
+// MustClear is false, as AnyListed.
+func (m *Pmem) MustClear() bool { return false }
+
 // Put gives the file open at fd a durable content.
 func (m *Pmem) Put(fd int, data []byte) error {
 	f := &pmemFile{m, fd}

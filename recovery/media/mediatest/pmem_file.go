@@ -157,4 +157,7 @@ func (f *pmemFile) Salvage(buf []byte, off int64) ([]ranges.Range, int64) {
 
 func (f *pmemFile) Corroborate(ranges.Range) media.Verdict { return media.Unknown }
 
+// Device is nil: the medium simulates what power cuts do, not the kernel's list.
+func (f *pmemFile) Device() media.Device { return nil }
+
 func (f *pmemFile) Control(*ranges.Set) error { return nil }

@@ -179,6 +179,20 @@ func TestExtents(t *testing.T) {
 	}
 }
 
+// Only an XFS that says so needs the device open for writing (mount.allowZero).
+func TestSharesBlocks(t *testing.T) {
+	for options, want := range map[string]bool{"reflink=1": true, "reflink=0": false} {
+		d := pmemtest.New(t, "xfs", "-m", options)
+		got, err := pmem.SharesBlocks(int(file(t, d, "f", 1).Fd()))
+		if err != nil || got != want {
+			t.Errorf("%s: %v, %v", options, got, err)
+		}
+	}
+	if _, err := pmem.SharesBlocks(int(file(t, pmemtest.New(t, "ext4"), "f", 1).Fd())); err == nil {
+		t.Error("ext4 has answered as XFS")
+	}
+}
+
 func TestOwners(t *testing.T) {
 	d := pmemtest.New(t, "xfs", "-m", "rmapbt=1,reflink=1")
 	f := file(t, d, "f", 16)

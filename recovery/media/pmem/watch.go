@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,13 +58,20 @@ func (w *watcher) close() {
 }
 
 // reread also arms the notification again (fs/sysfs/file.c, kernfs_generic_poll).
+// A file that can't be read is let go: poll would say at once and for ever that there is
+// an error (fs/kernfs/file.c, kernfs_fop_poll, Linux 3.15 to 6.18; TestWatchLetsGoOfGone).
 func (w *watcher) reread() (changed bool) {
-	for _, f := range w.files {
+	w.files = slices.DeleteFunc(w.files, func(f *os.File) bool {
 		text, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<16))
-		if err == nil && !bytes.Equal(text, w.last[f.Name()]) {
+		if err != nil {
+			_ = f.Close() // only read from
+			return true
+		}
+		if !bytes.Equal(text, w.last[f.Name()]) {
 			w.last[f.Name()], changed = text, true
 		}
-	}
+		return false
+	})
 	return changed
 }
 

@@ -161,6 +161,10 @@ func (o *oracle) allocate(r ranges.Range, mode int) {
 		if !o.excused(r, err) {
 			o.t.Fatalf("step %d: fallocate %#x %v: %v with poison %v", o.step, flags, r, err, o.bad())
 		}
+		if flags == punch || flags == zero {
+			o.mayBeZero(wholeUnits(r, o.m.rules.clearUnit))
+			o.mayBeZero(ranges.Between(r.Off, min(r.End(), roundUp(r.Off, o.m.rules.clearUnit))))
+		}
 		return
 	}
 	if flags&keepSize == 0 {
@@ -173,6 +177,14 @@ func (o *oracle) allocate(r ranges.Range, mode int) {
 		if whole := wholeUnits(r, o.m.rules.clearUnit); o.bad().Overlaps(whole) {
 			o.t.Fatalf("step %d: fallocate %#x %v leaves poison: %v", o.step, flags, r, o.bad())
 		}
+	}
+}
+
+// mayBeZero takes over what a call that failed has done of r: all or nothing.
+func (o *oracle) mayBeZero(r ranges.Range) {
+	r = r.Intersect(ranges.Range{Len: int64(len(o.want))})
+	if stored := o.below(r.Off, int(r.Len)); bytes.Equal(stored, make([]byte, r.Len)) {
+		clear(o.want[r.Off:r.End()])
 	}
 }
 

@@ -12,9 +12,10 @@ type poison struct {
 	id   fileid.ID
 	path string // when last injected into
 
-	bad     ranges.Set // lines that can't be read; the truth
-	listed  ranges.Set // known poison, in units of the list; covers some of bad
-	touched ranges.Set // latent lines that a read came short of: known at the next touch
+	bad     ranges.Set     // lines that can't be read; the truth
+	listed  ranges.Set     // known poison, in units of the list; covers some of bad
+	known   []ranges.Range // listed, since it was asked for; nil: it has changed (Known)
+	touched ranges.Set     // latent lines that a read came short of: known at the next touch
 
 	// sums are checksums of the stored bytes of each page with poison, or
 	// unknownSum. Poison sits on memory, not on names: when the bytes
@@ -75,6 +76,7 @@ func (p *poison) clear(r ranges.Range) {
 	pages := p.pages(r)
 	p.bad.Remove(r)
 	p.listed.Remove(r)
+	p.known = nil
 	p.touched.Remove(r)
 	for _, inj := range p.injected {
 		if inj.r.Widen(ranges.LineSize).Overlaps(r) {
@@ -88,6 +90,7 @@ func (p *poison) clear(r ranges.Range) {
 func (p *poison) list(r ranges.Range, unit int64) {
 	p.touched.Remove(r)
 	p.listed.Add(r.Widen(unit))
+	p.known = nil
 }
 
 // withdraw takes the poison of one injection away, except where another one
@@ -109,6 +112,7 @@ func (p *poison) withdraw(inj *injection, unit int64) {
 		for u := r.Widen(unit); !u.Empty(); u = ranges.Between(u.Off+unit, u.End()) {
 			if piece := (ranges.Range{Off: u.Off, Len: unit}); !p.bad.Overlaps(piece) {
 				p.listed.Remove(piece)
+				p.known = nil
 			}
 		}
 		for clean := range p.bad.Gaps(r) {

@@ -66,3 +66,6 @@ func (f *file) Corroborate(r ranges.Range) media.Verdict {
 	}
 	return media.Clear
 }
+
+// Device is nil: simulated poison lies on no device.
+func (f *file) Device() media.Device { return nil }

@@ -32,8 +32,8 @@
 // is not ended by one ("line": it is, where the whole line is written).
 //
 // Where filesystems differ XFS is the model, which is the stricter: anything
-// that zeroes a part of a page with known poison fails with EIO and changes
-// nothing: truncate into it, growing the file past such a tail page by
+// that zeroes a part of a page with known poison fails with EIO and leaves the
+// page: truncate into it, growing the file past such a tail page by
 // write, truncate or fallocate, and punch hole or zero range of a part of it.
 // Punch hole and zero range of whole pages, and truncate, give blocks back:
 // their poison is gone from the file.
@@ -109,6 +109,7 @@ func New(o Options) (*Medium, error) {
 	if m.store, err = load(o.Store, m.apply); err != nil {
 		return nil, err
 	}
+	m.ForgetGone()
 	if err := m.store.tidy(m.records); err != nil {
 		return nil, errors.Join(err, m.store.close())
 	}
@@ -129,6 +130,15 @@ func (m *Medium) Open(fd int) media.File {
 
 // KernelCopies is false: the kernel knows nothing of simulated poison.
 func (m *Medium) KernelCopies() bool { return false }
+
+// AnyListed is false: who frees simulated poison is rid of it.
+func (m *Medium) AnyListed() bool { return false }
+
+// LookListed is false, as AnyListed.
+func (m *Medium) LookListed() bool { return false }
+
+// MustClear is false, as AnyListed.
+func (m *Medium) MustClear() bool { return false }
 
 // Source says that the poison is simulated.
 func (m *Medium) Source() string { return "simulated" }
@@ -282,9 +292,7 @@ func (m *Medium) settle() error {
 func (m *Medium) inspect(p *poison) {
 	fd, err := fileid.Open(m.root, p.id, p.path, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		if fileid.Gone(m.root, p.id) {
-			m.commit(record{Op: opChange, File: p.id, Clear: []ranges.Range{everything}})
-		}
+		m.forgetGone(p)
 		return // it can't be looked at now: its poison stays
 	}
 	defer unix.Close(fd)
