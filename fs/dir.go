@@ -13,25 +13,29 @@ import (
 // backing filesystem's own (d_off), so a position stays good while entries
 // come and go.
 type dirStream struct {
-	mu   sync.Mutex // guards all below
-	fd   int
-	pos  uint64 // offset of the first entry of rest
-	buf  []byte
-	rest []byte // entries read and not yet delivered
+	since uint32 // when the kernel dropped its names of the directory for this handle, 0: it did not (see listing)
+
+	mu      sync.Mutex // guards all below
+	fd      int
+	pos     uint64 // offset of the first entry of rest
+	buf     []byte
+	rest    []byte // entries read and not yet delivered
+	listing uint32 // that rest is for
 }
 
 // dirBuffer is how much is read at a time.
 const dirBuffer = 32 << 10
 
-// seek goes to an offset. Offset 0 (rewinddir) reads afresh.
-func (d *dirStream) seek(off uint64) error {
-	if off == d.pos && off != 0 {
+// seek goes to an offset. Offset 0 (rewinddir) reads afresh, and so does another
+// listing than the last.
+func (d *dirStream) seek(off uint64, listing uint32) error {
+	if off == d.pos && off != 0 && listing == d.listing {
 		return nil
 	}
 	if _, err := unix.Seek(d.fd, int64(off), unix.SEEK_SET); err != nil {
 		return err
 	}
-	d.pos, d.rest = off, nil
+	d.pos, d.rest, d.listing = off, nil, listing
 	return nil
 }
 
@@ -68,12 +72,12 @@ func (d *dirStream) next(e *fuse.DirEntry, size int) {
 	d.pos = e.Off
 }
 
-// each gives add the entries from off on, until it says that one does not fit.
-// An error that comes after some entries is left for the next call.
-func (d *dirStream) each(off uint64, add func(fuse.DirEntry) (fits bool)) error {
+// each gives add the entries from off on, for a listing, until it says that one
+// does not fit. An error that comes after some entries is left for the next call.
+func (d *dirStream) each(off uint64, listing uint32, add func(fuse.DirEntry) (fits bool)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.seek(off); err != nil {
+	if err := d.seek(off, listing); err != nil {
 		return err
 	}
 	for some := false; ; some = true {
@@ -102,8 +106,10 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 	if err != nil {
 		return status(err)
 	}
+	dir := &dirStream{fd: fd}
+	out.OpenFlags, dir.since = f.listsFrom(n, fd, in.Flags)
 	f.table.hold(n)
-	out.Fh = f.handles.add(&handle{n: n, fd: fd, dir: &dirStream{fd: fd}})
+	out.Fh = f.handles.add(&handle{n: n, fd: fd, dir: dir})
 	return fuse.OK
 }
 
@@ -113,7 +119,7 @@ func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList)
 	if err != nil {
 		return status(err)
 	}
-	return status(h.dir.each(in.Offset, func(e fuse.DirEntry) bool {
+	return status(h.dir.each(in.Offset, f.begins(h, in.Offset), func(e fuse.DirEntry) bool {
 		e.Ino = f.number(key{h.n.key.dev, e.Ino})
 		return out.AddDirEntry(e)
 	}))
@@ -128,15 +134,14 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	if err != nil {
 		return status(err)
 	}
-	fresh := min(f.config.EntryTimeout, f.config.AttrTimeout) / 2
-	return status(h.dir.each(in.Offset, func(e fuse.DirEntry) bool {
+	return status(h.dir.each(in.Offset, f.begins(h, in.Offset), func(e fuse.DirEntry) bool {
 		k := key{h.n.key.dev, e.Ino}
 		e.Ino = f.number(k)
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil {
 			return false
 		}
-		if e.Name == "." || e.Name == ".." || f.table.wasTold(k, fresh) {
+		if e.Name == "." || e.Name == ".." || f.table.wasTold(k, f.fresh()) {
 			return true // without a lookup, that is; the kernel counts none for the first two
 		}
 		if err := f.lookup(h.fd, e.Name, entry); err != nil {

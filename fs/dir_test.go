@@ -14,9 +14,15 @@ import (
 )
 
 // TestDirectory reads a large directory in pieces, goes back to places in it,
-// and removes entries meanwhile.
+// and removes entries meanwhile, with and without names that the kernel keeps.
 func TestDirectory(t *testing.T) {
-	m := mountNew(t, serveConfig{Timeout: time.Second})
+	for _, timeout := range []time.Duration{0, time.Second, time.Hour} {
+		t.Run(timeout.String(), func(t *testing.T) { readInPieces(t, timeout) })
+	}
+}
+
+func readInPieces(t *testing.T, timeout time.Duration) {
+	m := mountNew(t, serveConfig{Timeout: timeout})
 	const files = 3000
 	for i := range files {
 		write(t, m.below(fmt.Sprintf("a-rather-long-file-name-%d", i)), "")
@@ -46,7 +52,7 @@ func TestDirectory(t *testing.T) {
 	}
 	first, _ := getdents(t, fd, 10)
 	gone := all[2000]
-	if err := os.Remove(m.below(gone)); err != nil {
+	if err := os.Remove(m.path(gone)); err != nil {
 		t.Fatal(err)
 	}
 	rest, _ := getdents(t, fd, files)

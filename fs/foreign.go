@@ -89,7 +89,11 @@ func (f *FS) look(n *inode, fd int, st *unix.Statx_t) {
 	s := &n.sight
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.own == 0 && !(s.known && s.last.sameData(versionOf(st))) {
+	switch {
+	case s.own > 0:
+	case !s.known: // no change of ours has ended yet: st is not from before one
+		s.known, s.last = true, versionOf(st)
+	case !s.last.sameData(versionOf(st)):
 		f.compare(n, fd) // st may be from before a change of ours
 	}
 }

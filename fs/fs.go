@@ -108,6 +108,7 @@ type FS struct {
 	refused    atomic.Uint64 // opens that the kernel would not serve by passthrough
 	killable   *killable     // what Answer gave
 	stale      stale
+	listings   listings
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -142,6 +143,9 @@ func New(c Config) (*FS, error) {
 		stale:      stale{pages: map[uint64]*ranges.Set{}},
 	}
 	f.stale.server = &f.server
+	f.listings.drop = f.dropListing
+	f.table.freeing = f.clearFreed
+	f.engine.InUse(f.inUse)
 	return f, nil
 }
 
@@ -221,6 +225,7 @@ func (f *FS) Stats() Stats {
 // request has been answered.
 func (f *FS) Close() error {
 	err := f.killable.close()
+	f.listings.close()
 	f.stale.done.Wait() // the kernel is gone, and answers at once
 	f.callers.close()
 	return errors.Join(err, f.handles.close(), f.table.close())

@@ -47,6 +47,9 @@ func mountNew(t *testing.T, c serveConfig) *mounted {
 	if c.FS != "" {
 		mountFS(t, c.FS, m.backing)
 	}
+	if c.Pmem != nil {
+		m.backing = c.Pmem.At
+	}
 	if c.Below != "" {
 		m.backing = filepath.Join(m.backing, c.Below)
 		mkdir(t, m.backing)

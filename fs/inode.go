@@ -30,21 +30,24 @@ type inode struct {
 
 	// Guarded by table.mu; fd stays as it is while the inode is acquired.
 	keep       bool
+	unnamed    bool   // the file may have no name: it is freed with its last descriptor
 	fromHandle bool   // fd was opened by a handle: the backing kernel may know no name of the file
 	pins       int32  // requests that use fd
 	users      int32  // those, and open handles
-	fd         int    // O_PATH, or -1
 	told       uint32 // when the kernel was told of it by name, by table.clock
+	fd         int    // O_PATH, or -1
 	lookups    uint64 // what the kernel will forget
 	handle     *unix.FileHandle
 	prev, next *inode
 
-	rec    atomic.Pointer[recovery.Inode] // made on first use
-	passed atomic.Pointer[passage]        // made on first open, where there is passthrough
-	cross  atomic.Pointer[crossing]       // made on first write
-	plain  atomic.Bool                    // neither setuid, setgid nor capabilities since the last look
-	sight  sight                          // where others may change the file
-	mu     sync.Mutex                     // guards making rec, setting plain
+	rec     atomic.Pointer[recovery.Inode] // made on first use
+	passed  atomic.Pointer[passage]        // made on first open, where there is passthrough
+	cross   atomic.Pointer[crossing]       // made on first write
+	writers atomic.Int32                   // open handles that write
+	plain   atomic.Bool                    // neither setuid, setgid nor capabilities since the last look
+	sight   sight                          // where others may change the file
+	mu      sync.Mutex                     // guards making rec, setting plain, listing
+	listing listing                        // of a directory
 }
 
 // recovery is what the engine knows of the regular file n, which is acquired

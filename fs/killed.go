@@ -341,7 +341,7 @@ func (k *killable) answer(unique uint64) {
 		k.answered++
 		k.ended.Broadcast()
 		reply := fuse.OutHeader{Length: uint32(unsafe.Sizeof(fuse.OutHeader{})), Status: -int32(unix.EINTR), Unique: unique}
-		// It fails if the mount is gone, and the caller with it.
+		// ENOENT: nobody waits for it any more; ENODEV: nor for the mount.
 		_, _ = unix.Write(k.device, unsafe.Slice((*byte)(unsafe.Pointer(&reply)), unsafe.Sizeof(reply)))
 		return
 	}
@@ -361,9 +361,9 @@ func (k *killable) invalidate(c changes) {
 				continue
 			}
 			if p.name != "" {
-				_ = server.EntryNotify(p.id, p.name) // ENOENT: it knows nothing
+				_ = server.EntryNotify(p.id, p.name) // ENOENT: it knows nothing; ENODEV: nobody asks any more
 			}
-			_ = server.InodeNotify(p.id, 0, 0) // ENOENT, too
+			_ = server.InodeNotify(p.id, 0, 0) // the same
 		}
 	})
 }

@@ -82,24 +82,27 @@ func (f *FS) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status
 
 // Unlink removes a name of a file.
 func (f *FS) Unlink(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
-	return f.remove(in.NodeId, name, 0)
+	return f.remove(in, name, 0)
 }
 
 // Rmdir removes an empty directory.
 func (f *FS) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
-	return f.remove(in.NodeId, name, unix.AT_REMOVEDIR)
+	return f.remove(in, name, unix.AT_REMOVEDIR)
 }
 
-func (f *FS) remove(id uint64, name string, flags int) fuse.Status {
-	dir, err := f.change(id, name)
+func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
+	dir, err := f.change(in.NodeId, name)
 	if err != nil {
 		return status(err)
 	}
 	defer f.table.release(dir)
-	last := lastName(dir.fd, name)
+	removed := removalOf(dir.fd, name)
+	if err := f.prepareRemoval(removed, &in.Caller); err != nil {
+		return status(err)
+	}
 	err = again(func() error { return unix.Unlinkat(dir.fd, name, flags) })
 	if err == nil {
-		f.table.orphan(last)
+		f.table.orphan(removed)
 	}
 	return status(err)
 }
@@ -121,7 +124,13 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.
 	if in.Flags&unix.RENAME_WHITEOUT != 0 {
 		return status(f.callers.as(maker(&in.Caller, 0, 0), rename))
 	}
-	replaced := lastName(dir.fd, to)
+	var replaced removal
+	if in.Flags&(unix.RENAME_EXCHANGE|unix.RENAME_NOREPLACE) == 0 {
+		replaced = removalOf(dir.fd, to)
+	}
+	if err := f.prepareRemoval(replaced, &in.Caller); err != nil {
+		return status(err)
+	}
 	err = again(rename)
 	if in.Flags == 0 && errors.Is(err, unix.ENOSYS) {
 		err = again(func() error { return unix.Renameat(old.fd, from, dir.fd, to) })

@@ -34,6 +34,9 @@ func (t *handles) add(h *handle) uint64 {
 	defer t.mu.Unlock()
 	t.last++
 	t.open[t.last] = h
+	if h.writes {
+		h.n.writers.Add(1)
+	}
 	return t.last
 }
 
@@ -61,6 +64,9 @@ func (t *handles) remove(fh uint64) *handle {
 	defer t.mu.Unlock()
 	h := t.open[fh]
 	delete(t.open, fh)
+	if h != nil && h.writes {
+		h.n.writers.Add(-1)
+	}
 	return h
 }
 
@@ -112,7 +118,12 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 }
 
 // keepsCache reports whether the kernel may keep the pages it has of n, open at
-// fd with flags: nobody can have changed the file since. Passthrough changes it past them.
+// fd with flags: nobody can have changed the file since. Where there is passthrough,
+// pass knows.
+//
+// While somebody has n open for writing no page is dropped for the sake of relatime:
+// one that is dropped as a write sets out may come back old (see crossing;
+// TestOpensKeepWhatIsWritten in tests/coherence). Who asks for strictatime gets it.
 func (f *FS) keepsCache(n *inode, fd int, flags uint32) bool {
 	switch {
 	case f.config.Protect != ProtectFull, f.config.StrictAtime:
@@ -120,7 +131,7 @@ func (f *FS) keepsCache(n *inode, fd int, flags uint32) bool {
 	case f.config.Exclusive:
 		return true
 	}
-	return f.unchanged(n, fd) && !f.movesAtime(n, fd, flags)
+	return f.unchanged(n, fd) && (n.writers.Load() > 0 || !f.movesAtime(n, fd, flags))
 }
 
 // movesAtime reports whether the next read of n, open at fd with flags, is one that relatime
@@ -232,11 +243,15 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 		return status(err)
 	}
 	defer f.table.release(dir)
-	return status(f.create(in, dir.fd, out, func(flags int, mode uint32) (int, error) {
+	err = f.create(in, dir.fd, out, func(flags int, mode uint32) (int, error) {
 		// O_EXCL: it may never be given a name.
 		flags |= unix.O_TMPFILE | int(in.Flags&unix.O_EXCL)
 		return unix.Open(procPath(dir.fd), flags, mode)
-	}))
+	})
+	if err == nil {
+		f.table.neverNamed(out.NodeId)
+	}
+	return status(err)
 }
 
 // create opens a new file as the caller and tells the kernel of it.

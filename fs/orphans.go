@@ -33,7 +33,7 @@ type orphans struct {
 }
 
 func (o *orphans) remove(n *inode) {
-	if _, is := o.inodes[n]; is {
+	if _, was := o.inodes[n]; was {
 		delete(o.inodes, n)
 		o.left++
 		o.closing++
@@ -54,24 +54,38 @@ func (o *orphans) pending(open bool) bool {
 	return false
 }
 
-// giveUp forgets the files that nobody has open and that do not go: somebody may hold
-// them by O_PATH.
+// giveUp waits no more for the files that nobody has open and that do not go: somebody
+// may hold them by O_PATH.
 func (o *orphans) giveUp() {
 	maps.DeleteFunc(o.inodes, func(n *inode, _ struct{}) bool { return n.users == 0 })
 }
 
-// orphan notes that the file k, the zero key for none, may have lost its last name.
-func (t *table) orphan(k key) {
+// orphan notes that a file has lost a name, and that its room is waited for if it was
+// the last one. Another name may have been removed at the same time.
+func (t *table) orphan(name removal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := t.known(k)
-	if n == nil || n.fd < 0 || n.id == fuse.FUSE_ROOT_ID {
+	n := t.known(name.key)
+	if n == nil || n.id == fuse.FUSE_ROOT_ID {
+		return
+	}
+	n.unnamed = true
+	if n.fd < 0 || !name.last {
 		return
 	}
 	if t.orphans.inodes == nil {
 		t.orphans.inodes = map[*inode]struct{}{}
 	}
 	t.orphans.inodes[n] = struct{}{}
+}
+
+// neverNamed notes that the file that the kernel calls id was made without a name.
+func (t *table) neverNamed(id uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.byID[id]; n != nil {
+		n.unnamed = true
+	}
 }
 
 // awaitOrphans waits a moment for files without names to go, those that are open
@@ -104,13 +118,19 @@ func (f *FS) withRoom(handler func() fuse.Status) fuse.Status {
 	return st
 }
 
-// lastName is the file that has name in the directory dir as its only one; the zero
-// key if it has others, or is a directory.
-func lastName(dir int, name string) key {
+// removal is a name that is about to be removed; the zero removal is none, or a
+// directory's.
+type removal struct {
+	key   key
+	last  bool // the file has no other
+	empty bool
+}
+
+func removalOf(dir int, name string) removal {
 	var st unix.Statx_t
-	err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_NLINK, &st)
-	if err != nil || st.Nlink != 1 || st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return key{}
+	err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_NLINK|unix.STATX_SIZE, &st)
+	if err != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return removal{}
 	}
-	return keyOf(&st)
+	return removal{key: keyOf(&st), last: st.Nlink == 1, empty: st.Size == 0}
 }

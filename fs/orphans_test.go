@@ -80,6 +80,33 @@ func TestOtherNamesAreNoOrphans(t *testing.T) {
 	}
 }
 
+// TestNamesRemovedAtOnce: who removes one of two names sees the other, and so does who
+// removes that.
+func TestNamesRemovedAtOnce(t *testing.T) {
+	f, known := removedFile(t)
+	root, err := f.table.acquire(fuse.FUSE_ROOT_ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.table.release(root)
+	if err := unix.Linkat(root.fd, "f", root.fd, "g", 0); err != nil {
+		t.Fatal(err)
+	}
+	both := []removal{removalOf(root.fd, "f"), removalOf(root.fd, "g")}
+	for i, name := range []string{"f", "g"} {
+		if err := unix.Unlinkat(root.fd, name, 0); err != nil {
+			t.Fatal(err)
+		}
+		f.table.orphan(both[i])
+	}
+	asked := 0
+	f.table.freeing = func(freed) error { asked++; return nil }
+	f.Forget(known, 1)
+	if asked != 1 {
+		t.Errorf("what is poisoned in the file was looked for %d times, want once", asked)
+	}
+}
+
 // removedFile is a filesystem with a file f, to be removed, that the kernel knows by
 // the id known.
 func removedFile(t *testing.T) (f *FS, known uint64) {

@@ -24,22 +24,10 @@ func (f *FS) mayDropPrivs(n *inode, fd int, c *fuse.Caller) error {
 	}
 	setgid := st.Mode&unix.S_ISGID != 0 && (st.Mode&unix.S_IXGRP != 0 || !inGroup(c, st.Gid))
 	privileged := n.kind != unix.S_IFDIR && (st.Mode&unix.S_ISUID != 0 || setgid)
-	if privileged && c.Uid != 0 && c.Uid != st.Uid && !f.handles.write(n) {
+	if privileged && c.Uid != 0 && c.Uid != st.Uid && n.writers.Load() == 0 {
 		return unix.EPERM
 	}
 	return nil
-}
-
-// write reports whether n is open for writing.
-func (t *handles) write(n *inode) bool {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for _, h := range t.open {
-		if h.n == n && h.writes {
-			return true
-		}
-	}
-	return false
 }
 
 // dropPrivs takes setuid, setgid and capabilities from n, open at fd, before

@@ -74,7 +74,9 @@ func (f *FS) pass(h *handle, flags uint32, c *fuse.Caller, out *fuse.OpenOut) er
 	p.mode.opened(h.service)
 	p.tell(h.n.rec.Load())
 	if h.service == cached {
-		p.cached.Add(1)
+		if p.cached.Add(1) > 1 && (f.config.Exclusive || f.unchanged(h.n, h.fd)) { // only a first open can find what passthrough has changed
+			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+		}
 		return nil
 	}
 	out.OpenFlags |= fuse.FOPEN_PASSTHROUGH

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -43,6 +44,7 @@ type serveConfig struct {
 	MaxFds              int
 	Protect             Protect
 	Timeout             time.Duration
+	Pmem                *fakePmem // what the backing lies on, if it is that
 }
 
 func TestMain(m *testing.M) {
@@ -72,7 +74,7 @@ func serve(text string) error {
 	if err != nil {
 		return err
 	}
-	engine, done, err := newEngine(root, c.State)
+	engine, done, err := newEngineOn(root, c.State, c.Pmem)
 	if err != nil {
 		return err
 	}
@@ -155,6 +157,8 @@ func answer(f *FS) error {
 				return err
 			}
 			reply = string(text)
+		case lines.Text() == "listed":
+			reply = strconv.FormatBool(f.engine.AnyListed())
 		case err != nil:
 			return err
 		default:
@@ -170,6 +174,10 @@ func answer(f *FS) error {
 // newEngine is the real engine over real files, with its state in a
 // directory; done closes all that belongs to it.
 func newEngine(root int, state string) (engine *recovery.Engine, done func() error, err error) {
+	return newEngineOn(root, state, nil)
+}
+
+func newEngineOn(root int, state string, disk *fakePmem) (engine *recovery.Engine, done func() error, err error) {
 	name, err := fileid.Filesystem(root)
 	if err != nil {
 		return nil, nil, err
@@ -190,7 +198,13 @@ func newEngine(root int, state string) (engine *recovery.Engine, done func() err
 	if err != nil {
 		return nil, nil, err
 	}
-	engine, err = recovery.New(recovery.Config{Medium: media.New(root), Journal: j, Ledger: l, Events: e, Root: root, FS: name})
+	config := recovery.Config{Medium: media.New(root), Journal: j, Ledger: l, Events: e, Root: root, FS: name}
+	if disk != nil {
+		if err := disk.configure(&config); err != nil {
+			return nil, nil, err
+		}
+	}
+	engine, err = recovery.New(config)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -112,13 +112,17 @@ func (t *table) shelve(n *inode) {
 func (t *table) closeFd(n *inode) {
 	t.leave(n)
 	if n.fd >= 0 {
-		t.doomed = append(t.doomed, n.fd)
+		t.orphans.remove(n)
+		if n.unnamed && n.kind == unix.S_IFREG {
+			t.freed = append(t.freed, freed{n.fd, n.rec.Load()})
+		} else {
+			t.doomed = append(t.doomed, n.fd)
+		}
 		n.fd = -1
 		t.fds--
 		if n.keep {
 			t.kept--
 		}
-		t.orphans.remove(n)
 	}
 }
 

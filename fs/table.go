@@ -34,7 +34,8 @@ type table struct {
 	root    int     // descriptor of the root, which its inode owns
 	rootKey key
 	limit   int
-	began   time.Time // see clock
+	began   time.Time         // see clock
+	freeing func(freed) error // sees files without names before they are freed
 
 	mu      sync.Mutex // guards all below, and the fields of inode that say so
 	byID    map[uint64]*inode
@@ -47,6 +48,7 @@ type table struct {
 	open    int            // descriptors of handles
 	kept    int            // descriptors of inodes that can't be opened again
 	doomed  []int          // to be closed by unlock
+	freed   []freed        // so, too
 	orphans orphans
 	ended   []*passage // to be ended by unlock
 }
@@ -88,14 +90,17 @@ func newTable(root, limit int) (*table, error) {
 // unlock ends a critical section; descriptors are closed outside of it, since
 // the last one of a file without links frees its blocks.
 func (t *table) unlock() {
-	doomed, ended, left := t.doomed, t.ended, t.orphans.left
-	t.doomed, t.ended, t.orphans.left = nil, nil, 0
+	doomed, last, ended, left := t.doomed, t.freed, t.ended, t.orphans.left
+	t.doomed, t.freed, t.ended, t.orphans.left = nil, nil, nil, 0
 	t.mu.Unlock()
 	for _, p := range ended {
 		p.end()
 	}
 	for _, fd := range doomed {
 		_ = unix.Close(fd) // O_PATH: there is nothing to lose
+	}
+	for _, file := range last {
+		t.letGo(file)
 	}
 	if left > 0 {
 		t.mu.Lock()
@@ -296,6 +301,15 @@ func freeMemory() {
 	debug.FreeOSMemory()
 }
 
+// inUse reports whether something of ours uses the inode that the kernel calls id: a request,
+// or an open file or directory.
+func (t *table) inUse(id uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byID[id]
+	return n != nil && n.users > 0
+}
+
 // idOf is the node id of an inode of the root's device.
 func (t *table) idOf(ino uint64) (uint64, bool) {
 	t.mu.Lock()
@@ -321,6 +335,10 @@ func (t *table) close() error {
 	}
 	var errs []error
 	for _, n := range t.byID {
+		if n.unnamed && n.fd >= 0 && n.kind == unix.S_IFREG {
+			t.letGo(freed{n.fd, n.rec.Load()})
+			n.fd = -1
+		}
 		if n.fd >= 0 {
 			errs = append(errs, unix.Close(n.fd))
 			n.fd = -1

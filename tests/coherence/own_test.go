@@ -75,3 +75,31 @@ func TestOwnChangesKeepTheCache(t *testing.T) {
 		}
 	}
 }
+
+// A file that somebody has open for writing stays cached when others open it to read it,
+// though with relatime their reads should move its access time: a page that is dropped
+// as a write(2) of it sets out may come back old, and the writer would not read what it wrote.
+func TestOpensKeepWhatIsWritten(t *testing.T) {
+	harness.Need(t, harness.FUSE)
+	m := harness.New(t, harness.Config{})
+	data := harness.Pattern(1, most)
+	harness.WriteFile(t, m.Path("f"), data)
+	w := watch(t, m.Path("f"))
+	w.sees("mmap", data, occasions["stat"])
+	for round := range 100 {
+		if _, err := unix.Pwrite(w.fd, []byte("own"), int64(round)); err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.Open(w.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := w.resident()
+		if err := unix.Close(fd); err != nil {
+			t.Fatal(err)
+		}
+		if n < most/page {
+			t.Fatalf("after open %d only %d of %d pages are cached", round, n, most/page)
+		}
+	}
+}

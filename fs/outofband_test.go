@@ -1,0 +1,54 @@
+package fs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/fileid"
+)
+
+// The engine finds the inode of a file that is in use, and no other.
+func TestInodeInUse(t *testing.T) {
+	f, dir := unmounted(t, Config{})
+	ids := map[string]fileid.ID{}
+	for _, name := range []string{"used", "unused"} {
+		write(t, filepath.Join(dir, name), "x")
+		fd, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer fd.Close()
+		if ids[name], err = fileid.Of(int(fd.Fd())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path, err := unix.Open(filepath.Join(dir, "used"), unix.O_PATH|unix.O_CLOEXEC, 0) // the table's
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Statx_t
+	if err := statx(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	n := f.table.enter(path, keyOf(&st), unix.S_IFREG, false)
+	defer f.table.forget(n.id, 1)
+	defer f.table.release(n)
+	if rec := f.inUse(ids["used"]); rec != nil {
+		t.Errorf("%p before the engine was asked for any", rec)
+	}
+	fd, err := unix.Open(filepath.Join(dir, "used"), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	want := n.recovery(f.engine, fd)
+	if got := f.inUse(ids["used"]); got != want {
+		t.Errorf("%p, want %p", got, want)
+	}
+	if got := f.inUse(ids["unused"]); got != nil {
+		t.Errorf("%p for a file that nobody uses", got)
+	}
+}
