@@ -13,7 +13,10 @@
 // During an outage every READ, WRITE, FSYNC and FALLOCATE fails with EIO, while
 // attributes and names are still there.
 //
-//	badmedia [-unit 64|4096] [-cached] [-no-handles] DIRECTORY MOUNTPOINT
+//	badmedia [-unit 64|4096] [-cached] [-no-handles] [-volatile SEED] DIRECTORY MOUNTPOINT
+//
+// With -volatile the medium has a memory that a power cut takes: what was changed
+// and not synced since may be gone. The programs that use it have to be dead before.
 //
 // It prints "ready" and then obeys its standard input, answering each line
 // with one:
@@ -24,6 +27,7 @@
 //	hang NAME           the file's data can't be reached, and who asks for it waits; "ok"
 //	go on               for what hangs; "ok"
 //	reads               how many READs there were
+//	cut                 the power goes, and is there again; "ok"
 //
 // At the end of its input, or when told to terminate, it unmounts and ends.
 package main
@@ -49,12 +53,16 @@ func main() {
 	unit := flag.Int64("unit", ranges.LineSize, "what fails at once, in bytes")
 	cached := flag.Bool("cached", false, "let the kernel cache")
 	noHandles := flag.Bool("no-handles", false, "have no file handles")
+	seed := flag.Uint64("volatile", 0, "lose at a power cut what was not synced, by this seed, which is not 0")
 	flag.Parse()
 	if flag.NArg() != 2 {
 		flag.Usage()
 		os.Exit(2)
 	}
 	m := &media{unit: *unit, cached: *cached, bad: map[uint64]*ranges.Set{}, hung: map[uint64]chan struct{}{}}
+	if *seed != 0 {
+		m.volatile = newVolatile(*seed)
+	}
 	if err := serve(m, flag.Arg(0), flag.Arg(1), *noHandles); err != nil {
 		fmt.Fprintln(os.Stderr, "badmedia:", err)
 		os.Exit(1)
@@ -135,6 +143,8 @@ func (m *media) command(dir, line string) (string, error) {
 		m.hang(ino)
 	case "go":
 		m.goOn()
+	case "cut":
+		return "ok", m.cut()
 	case "reads":
 		return fmt.Sprint(m.reads.Load()), nil
 	default:

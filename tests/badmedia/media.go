@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,11 +21,18 @@ type media struct {
 	bad    map[uint64]*ranges.Set // by inode; whole units
 	outage bool
 	hung   map[uint64]chan struct{} // by inode; closed when it goes on
+
+	volatile *volatile // nil: all that is written is durable
 }
 
 func (m *media) poison(ino uint64, r ranges.Range) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.add(ino, r)
+}
+
+// add is poison for a caller that holds mu.
+func (m *media) add(ino uint64, r ranges.Range) {
 	if m.bad[ino] == nil {
 		m.bad[ino] = ranges.Of()
 	}
@@ -41,6 +49,21 @@ func (m *media) setOutage(on bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.outage = on
+}
+
+func (m *media) cut() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.volatile == nil {
+		return errors.New("not -volatile")
+	}
+	again, err := m.volatile.cut()
+	for ino, set := range again {
+		for r := range set.All() {
+			m.add(ino, r)
+		}
+	}
+	return err
 }
 
 // hang makes what is asked of a file's data wait until goOn.
@@ -85,6 +108,7 @@ func (m *media) readable(ino uint64, r ranges.Range) (int64, syscall.Errno) {
 		return 0, unix.EIO
 	}
 	for bad := range m.of(ino).Within(r) {
+		m.volatile.tell(ino, ranges.Page(bad.Off))
 		if good := bad.Off&^(m.unit-1) - r.Off; good > 0 && !m.cached {
 			return good, 0
 		}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"path/filepath"
+	"slices"
 	"syscall"
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
@@ -87,11 +89,28 @@ func (n *node) Setattr(ctx context.Context, f gofs.FileHandle, in *fuse.SetAttrI
 	if errno := m.writable(ino, ranges.Between(from, end)); errno != 0 {
 		return errno
 	}
+	if errno := n.keepBefore(f, ranges.Between(from, int64(max(size, before.Size)))); errno != 0 {
+		return errno
+	}
 	if errno := n.LoopbackNode.Setattr(ctx, f, in, out); errno != 0 {
 		return errno
 	}
 	m.clear(ino, ranges.Between(end, 1<<62))
 	return 0
+}
+
+// keepBefore is volatile.before for a truncate. The caller holds the media's mu.
+func (n *node) keepBefore(f gofs.FileHandle, r ranges.Range) syscall.Errno {
+	if n.media.volatile == nil {
+		return 0
+	}
+	open, _ := f.(*gofs.LoopbackFile)
+	fd, done, err := fdOf(open, filepath.Join(n.RootData.Path, n.Path(n.Root())))
+	if err != nil {
+		return gofs.ToErrno(err)
+	}
+	defer done()
+	return gofs.ToErrno(n.media.volatile.before(n.StableAttr().Ino, fd, r, ranges.Of()))
 }
 
 // CopyFileRange is left to the kernel, which reads and writes.
@@ -131,6 +150,9 @@ func (h *handle) Write(ctx context.Context, data []byte, off int64) (uint32, sys
 	if errno := h.media.writable(h.ino, r); errno != 0 {
 		return 0, errno
 	}
+	if errno := h.keepBefore(r); errno != 0 {
+		return 0, errno
+	}
 	n, errno := h.LoopbackFile.Write(ctx, data, off)
 	if errno == 0 {
 		h.media.clear(h.ino, ranges.Range{Off: off, Len: int64(n)})
@@ -149,6 +171,9 @@ func (h *handle) Allocate(ctx context.Context, off, size uint64, mode uint32) sy
 	if errno := h.media.writable(h.ino, zeroed); errno != 0 {
 		return errno
 	}
+	if errno := h.keepBefore(ranges.Range{Off: int64(off), Len: int64(size)}); errno != 0 {
+		return errno
+	}
 	errno := h.LoopbackFile.Allocate(ctx, off, size, mode)
 	if errno == 0 {
 		h.media.clear(h.ino, zeroed)
@@ -158,12 +183,20 @@ func (h *handle) Allocate(ctx context.Context, off, size uint64, mode uint32) sy
 
 func (h *handle) Fsync(ctx context.Context, flags uint32) syscall.Errno {
 	h.media.wait(h.ino)
-	h.media.mu.RLock()
-	defer h.media.mu.RUnlock()
+	h.media.mu.Lock()
+	defer h.media.mu.Unlock()
 	if h.media.outage {
 		return unix.EIO
 	}
+	h.media.volatile.synced(h.ino)
 	return h.LoopbackFile.Fsync(ctx, flags)
+}
+
+// keepBefore is volatile.before. The caller holds the media's mu.
+func (h *handle) keepBefore(r ranges.Range) syscall.Errno {
+	fd, _ := h.LoopbackFile.PassthroughFd()
+	bad := ranges.Of(slices.Collect(h.media.of(h.ino).Within(wholePages(r)))...)
+	return gofs.ToErrno(h.media.volatile.before(h.ino, fd, r, bad))
 }
 
 // PassthroughFd is none: the kernel must not go past us.

@@ -38,21 +38,34 @@ func TestKilledServerThatHangs(t *testing.T) {
 // The same where nobody is left who could end the connection: a new mount in its
 // place does.
 func TestMountEndsAHang(t *testing.T) {
-	for name, over := range places {
-		t.Run(name, func(t *testing.T) {
-			h := newHang(t, over)
-			h.killHelper()
-			h.kill()
-			h.thaw()
-			h.stillHangs()
-			h.mountAgain()
-			h.writeFails()
-			h.isGone()
-		})
-	}
+	forsaken(t, func(_ *testing.T, h *hang) {
+		h.mountAgain()
+		h.writeFails()
+		h.isGone()
+	})
 }
 
 func TestUmountEndsAHang(t *testing.T) {
+	forsaken(t, func(t *testing.T, h *hang) {
+		if r := harness.Mendfs(t, "status", h.At); r.Exit == 0 || !strings.Contains(r.Stderr, "is dead") {
+			t.Errorf("mendfs status: exit %d: %s", r.Exit, r.Stderr)
+		}
+		if r := harness.Mendfs(t, "umount", h.At); r.Exit != 0 {
+			t.Errorf("mendfs umount: %s", r.Stderr)
+		}
+		if kind := harness.MountedAs(t, h.At); kind != "" {
+			t.Errorf("%s is still mounted", kind)
+		}
+		h.writeFails()
+		h.isGone()
+		h.mountAgain()
+	})
+}
+
+// forsaken runs a test for each place with a server that was killed while it
+// hung, and the process that would end the connection with it: it still hangs.
+func forsaken(t *testing.T, test func(t *testing.T, h *hang)) {
+	t.Helper()
 	for name, over := range places {
 		t.Run(name, func(t *testing.T) {
 			h := newHang(t, over)
@@ -60,18 +73,7 @@ func TestUmountEndsAHang(t *testing.T) {
 			h.kill()
 			h.thaw()
 			h.stillHangs()
-			if r := harness.Mendfs(t, "status", h.At); r.Exit == 0 || !strings.Contains(r.Stderr, "is dead") {
-				t.Errorf("mendfs status: exit %d: %s", r.Exit, r.Stderr)
-			}
-			if r := harness.Mendfs(t, "umount", h.At); r.Exit != 0 {
-				t.Errorf("mendfs umount: %s", r.Stderr)
-			}
-			if kind := harness.MountedAs(t, h.At); kind != "" {
-				t.Errorf("%s is still mounted", kind)
-			}
-			h.writeFails()
-			h.isGone()
-			h.mountAgain()
+			test(t, h)
 		})
 	}
 }

@@ -140,6 +140,10 @@ func (b *BadMedia) Hang(rel string) {
 // GoOn ends all Hangs.
 func (b *BadMedia) GoOn() { b.t.Helper(); b.tell("go on") }
 
+// Cut is a power cut, of a medium that is -volatile. The mount over it has to be killed
+// before.
+func (b *BadMedia) Cut() { b.t.Helper(); b.tell("cut") }
+
 // Freeze stops the process that serves the filesystem: everything that is asked
 // of it waits until Thaw.
 func (b *BadMedia) Freeze() {

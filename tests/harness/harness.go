@@ -146,6 +146,9 @@ func Filesystem(name string) Leg {
 func Dir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "t")
+	if err == nil {
+		err = os.Chmod(dir, 0o755) // some tests are other users
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

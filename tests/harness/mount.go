@@ -151,7 +151,7 @@ func (m *Mount) Kill() {
 	m.t.Helper()
 	d := m.daemon
 	m.daemon = nil
-	if err := d.cmd.Process.Kill(); err != nil {
+	if err := d.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) { // it may have died at a failpoint
 		m.t.Errorf("killing the mount: %v", err)
 	}
 	d.wait(m.t)
@@ -263,12 +263,12 @@ func (d *daemon) wait(t testing.TB) int {
 	case <-d.done:
 	case <-time.After(patience):
 		t.Errorf("pid %d does not end; killing it. It says: %s", d.cmd.Process.Pid, tail(d.stderr.String()))
-		_ = d.cmd.Process.Signal(syscall.SIGQUIT) // the stacks, into stderr
+		_ = d.cmd.Process.Signal(syscall.SIGQUIT) // the stacks, into stderr; or it has just ended
 		select {
 		case <-d.done:
 			t.Logf("stacks: %s", d.stderr.String())
 		case <-time.After(5 * time.Second):
-			_ = d.cmd.Process.Kill()
+			_ = d.cmd.Process.Kill() // or it has just ended
 			<-d.done
 		}
 	}

@@ -21,10 +21,15 @@ const stranger = 65534
 // as runs a shell script as a user without groups, in a directory.
 func as(t *testing.T, uid int, dir, script string, args ...string) harness.Result {
 	t.Helper()
+	const noWayIn = 99
 	id := fmt.Sprint(uid)
-	return harness.Run(t, "setpriv", append([]string{
-		"--reuid", id, "--regid", id, "--clear-groups", "--inh-caps=-all", "sh", "-c", `cd "$1"; ` + script, "sh", dir,
+	r := harness.Run(t, "setpriv", append([]string{
+		"--reuid", id, "--regid", id, "--clear-groups", "--inh-caps=-all", "sh", "-c", fmt.Sprintf(`cd "$1" || exit %d; %s`, noWayIn, script), "sh", dir,
 	}, args...)...)
+	if r.Exit == noWayIn {
+		t.Fatalf("user %d can't get into %s, where the test is to be: %s", uid, dir, r.Stderr)
+	}
+	return r
 }
 
 // TestIoctlsOfStrangers: through a server that passes everything on, any user

@@ -22,6 +22,8 @@ type doubt struct {
 func (w *worker) resolve(d doubt) error {
 	o := d.op
 	switch o.Verb {
+	case reopen:
+		return nil // it changes nothing, and a file without a name is gone by now
 	case create, rename, swap, link, unlink:
 		happened, err := w.happened(o)
 		if err != nil || !happened {
