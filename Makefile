@@ -4,12 +4,13 @@
 # A Go that was unpacked to its usual place is often not on root's PATH.
 export PATH := $(PATH):/usr/local/go/bin
 
-.PHONY: bench conformance help build demo test soak setup clean install uninstall
+.PHONY: bench conformance help build demo lab test soak setup clean install uninstall
 
 help:
 	@echo 'make demo    the whole story in a minute on a scratch directory, no pmem needed'
 	@echo 'make test    all checks and tests, at most ten minutes on two cores; root for the mounted ones'
-	@echo 'make conformance  pjdfstest, xfstests, fsx, databases and others over a mount; by hand, as root, an hour'
+	@echo 'make lab     tests on a real kernel with bad persistent memory, in QEMU; three minutes; KERNEL=6.1 GUEST=shell RUN= (docs/lab.md)'
+	@echo 'make conformance  pjdfstest, xfstests, fsx, databases and others over a mount; by hand, as root, half an hour'
 	@echo 'make soak    a million operations under random poison against an oracle; by hand, as root, quarter of an hour; SEED= OPS='
 	@echo 'make build   bin/mendfs'
 	@echo 'make install  bin/mendfs to $(PREFIX)/bin, and the helper that mount(8) and /etc/fstab need to /sbin; DESTDIR= PREFIX='
@@ -46,6 +47,11 @@ test:
 bench: build
 	@scripts/setup bench
 	@scripts/bench $(ARGS)
+
+# In CI for one kernel (scripts/test); for others by hand. GUEST=shell boots to a shell.
+lab:
+	@scripts/setup lab
+	@go run ./tests/lab $(if $(KERNEL),-kernel '$(KERNEL)') $(if $(RUN),-run '$(RUN)') $(if $(ACCEPT),-accept) $(if $(filter shell,$(GUEST)),-shell)
 
 # By hand, not in CI: fetches suites of others, and takes an hour.
 conformance: build

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPackageOfAnotherChecksumIsFetchedAgain(t *testing.T) {
+	dir := t.TempDir()
+	pkg := filepath.Join(dir, "linux.deb")
+	write(t, pkg, "kernel")
+	write(t, pkg+".sha256", "6f1c3eaf2a66c6fa1ca9d4d4c5dc1f8e6f5dbb6b38b5a4b35a7d8bd6a4c0d3aa")
+	if _, _, err := cachedPackage(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a package with another checksum: %v", err)
+	}
+	sum, err := checksum(pkg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, pkg+".sha256", sum)
+	if got, _, err := cachedPackage(dir); got != pkg || err != nil {
+		t.Errorf("the right checksum: %q, %v", got, err)
+	}
+}
+
+func TestModulesNeedOthers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "modules.dep")
+	write(t, path, "kernel/fs/xfs/xfs.ko: kernel/lib/libcrc32c.ko kernel/crypto/a.ko\nkernel/lib/crc32c-x.ko:\n")
+	needs, err := readModulesDep(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"kernel/fs/xfs/xfs.ko", "kernel/lib/libcrc32c.ko", "kernel/crypto/a.ko"}; !slices.Equal(needs["xfs"], want) {
+		t.Errorf("xfs needs %v", needs["xfs"])
+	}
+	if want := []string{"kernel/lib/crc32c-x.ko"}; !slices.Equal(needs["crc32c_x"], want) {
+		t.Errorf("crc32c_x needs %v", needs["crc32c_x"])
+	}
+}
+
+// TestArchiveIsAligned holds what the kernel wants: each header and each content
+// begins at a multiple of four, and directories stand before what is in them.
+func TestArchiveIsAligned(t *testing.T) {
+	a := archive{}
+	a.add("bin/x", entry{0o755, []byte("12345")})
+	var out bytes.Buffer
+	if err := a.writeTo(&out); err != nil {
+		t.Fatal(err)
+	}
+	text := out.Bytes()
+	at := func(s string) int { return bytes.Index(text, []byte(s)) }
+	if len(text)%4 != 0 || at("12345")%4 != 0 || bytes.LastIndex(text, []byte("070701"))%4 != 0 {
+		t.Errorf("not aligned: %q", text)
+	}
+	if dir, file := at("bin\x00"), at("bin/x\x00"); dir < 0 || file < dir || at("TRAILER!!!") < file {
+		t.Errorf("wrong order: %q", text)
+	}
+}
+
+func TestFactsAreComparedBothWays(t *testing.T) {
+	t.Chdir(t.TempDir())
+	l := &lab{series: "6.12"}
+	if err := os.MkdirAll(filepath.Dir(l.factsFile()), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.writeFacts([]string{"a", "b"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		facts []string
+		same  bool
+	}{
+		{[]string{"a", "b"}, true}, {[]string{"a"}, false}, {[]string{"a", "b", "c"}, false}, {[]string{"a", "c"}, false}, {nil, false},
+	} {
+		if err := l.compare(c.facts); (err == nil) != c.same {
+			t.Errorf("%v: %v", c.facts, err)
+		}
+	}
+}
+
+// pretendQEMU has a script run in place of QEMU. $n is how often it has run.
+func pretendQEMU(t *testing.T, script string) guest {
+	t.Helper()
+	dir := t.TempDir()
+	console := filepath.Join(dir, "console")
+	write(t, console, "int3\n")
+	write(t, filepath.Join(dir, qemu), "#!/bin/sh\necho >>"+dir+"/runs; n=$(wc -l <"+dir+"/runs)\n"+script)
+	if err := os.Chmod(filepath.Join(dir, qemu), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return guest{console: console}
+}
+
+func TestGuestThatNeverCameUpIsBootedOnceMore(t *testing.T) {
+	for _, c := range []struct{ name, script, want string }{
+		{"comes up", `echo lab: up $n`, "lab: up 1"},
+		{"the second time", `[ $n = 1 ] || echo lab: up $n`, "lab: up 2"},
+		{"never", `echo $n`, "1 2"},
+		{"up, then it dies", `echo lab: up $n; exit 1`, "lab: up 1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := pretendQEMU(t, c.script)
+			var said []string
+			_, _ = (&lab{}).boot(t.Context(), g, func(line string) { said = append(said, line) })
+			if got := strings.Join(said, " "); got != c.want {
+				t.Errorf("it said %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestGuestThatHangsIsEnded(t *testing.T) {
+	g := pretendQEMU(t, `echo lab: up; exec sleep 3600`)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	late := errors.New("late")
+	_, err := (&lab{begin: time.Now()}).boot(ctx, g, func(string) { cancel(late) })
+	if !errors.Is(err, late) {
+		t.Errorf("it ended with %v", err)
+	}
+}

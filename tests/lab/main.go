@@ -1,0 +1,243 @@
+// Lab boots a guest on an unmodified Debian kernel whose persistent memory has media
+// errors, and runs tests in it: what the kernel and its filesystems do
+// (tests/lab/truth, compared with testdata), and what mendfs does above them
+// (tests/lab/guest). It needs no persistent memory, no KVM and no root.
+//
+//	go run ./tests/lab [-kernel 6.12|6.1] [-run REGEXP] [-accept] [-shell] [-fetch]
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	var l lab
+	flag.StringVar(&l.series, "kernel", "6.12", "the kernel's `series`: 6.12 or 6.1")
+	flag.StringVar(&l.run, "run", "", "run only the tests that match `regexp`, and compare no facts")
+	flag.BoolVar(&l.accept, "accept", false, "write down the facts as they are now instead of comparing them")
+	flag.BoolVar(&l.shell, "shell", false, "boot to a shell on this terminal instead of the tests")
+	flag.BoolVar(&l.fetch, "fetch", false, "only see to it that there is a kernel to boot, and QEMU")
+	flag.DurationVar(&l.timeout, "timeout", 8*time.Minute, "how long the guest may take")
+	flag.Parse()
+	if l.accept && l.run != "" {
+		fmt.Fprintln(os.Stderr, "lab: -accept writes down what all tests tell: leave -run out")
+		os.Exit(2)
+	}
+	if err := l.main(untilSignal()); err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+}
+
+// untilSignal is done when someone wants the lab to end, so that it ends QEMU and takes
+// away what it has made. The second signal ends it at once.
+func untilSignal() context.Context {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx
+}
+
+// lab is one run.
+type lab struct {
+	series, run   string
+	accept, shell bool
+	fetch         bool
+	timeout       time.Duration
+	begin         time.Time
+}
+
+func (l *lab) main(ctx context.Context) error {
+	l.begin = time.Now()
+	if l.fetch {
+		_, err := exec.LookPath(qemu)
+		if err == nil {
+			_, err = fetchKernel(ctx, cacheDir(), l.series)
+		}
+		return err
+	}
+	dir, err := os.MkdirTemp("", "lab")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	g, err := l.prepare(ctx, dir)
+	if err != nil {
+		return err
+	}
+	l.say("booting %s with %s", g.kernel.release, g.accel)
+	if l.shell {
+		return g.shell(ctx)
+	}
+	return l.test(ctx, g)
+}
+
+func (l *lab) say(format string, args ...any) {
+	fmt.Printf("lab: %5.1fs %s\n", time.Since(l.begin).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// prepare makes all that the guest boots from.
+func (l *lab) prepare(ctx context.Context, dir string) (guest, error) {
+	l.say("kernel %s", l.series)
+	k, err := fetchKernel(ctx, cacheDir(), l.series)
+	if err != nil {
+		return guest{}, err
+	}
+	l.say("building for %s", k.release)
+	programs, err := build(ctx, dir)
+	if err != nil {
+		return guest{}, err
+	}
+	a, err := initramfs(k, programs)
+	if err != nil {
+		return guest{}, fmt.Errorf("making the guest's root: %w", err)
+	}
+	a.add("etc/tests", entry{0o644, []byte(l.testScript())})
+	a.add("etc/motd", entry{0o644, []byte(motd)})
+	g := guest{kernel: k, initramfs: filepath.Join(dir, "initramfs"), console: filepath.Join(dir, "console.log"), monitor: filepath.Join(dir, "monitor")}
+	if err := writeArchive(g.initramfs, a); err != nil {
+		return guest{}, err
+	}
+	g.accel = chooseAccel(ctx, g)
+	return g, nil
+}
+
+// cacheDir is where kernels are kept.
+func cacheDir() string {
+	if dir, err := os.UserCacheDir(); err == nil {
+		return filepath.Join(dir, "mendfs", "lab")
+	}
+	return filepath.Join("bin", "lab")
+}
+
+// build builds what runs in the guest: static, since the guest has no libraries of
+// Go's liking.
+func build(ctx context.Context, dir string) (map[string]string, error) {
+	programs := map[string]string{}
+	for name, args := range map[string][]string{
+		"mendfs":        {"build", "-tags", "failpoints", "./cmd/mendfs"},
+		"lab.test":      {"test", "-c", "-tags", "failpoints,lab", "./tests/lab/guest"},
+		"security.test": {"test", "-c", "-tags", "failpoints,quota", "./tests/security"},
+	} {
+		programs[name] = filepath.Join(dir, name)
+		last := len(args) - 1
+		args = append(args[:last:last], "-o", programs[name], args[last])
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	return programs, nil
+}
+
+// testScript is what /init runs.
+func (l *lab) testScript() string {
+	if l.run != "" {
+		return fmt.Sprintf("run lab.test -test.run='%s'\n", l.run)
+	}
+	return "run lab.test\nrun security.test -test.run=TestHardQuotas\n"
+}
+
+func writeArchive(path string, a archive) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	return errors.Join(a.writeTo(w), w.Flush(), f.Close())
+}
+
+// test boots the guest, and fails unless all its tests passed and all its facts
+// are as written down.
+func (l *lab) test(ctx context.Context, g guest) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, l.timeout, fmt.Errorf("the guest did not end within %v", l.timeout))
+	defer cancel()
+	var facts []string
+	status := "it did not come to its end"
+	var failed error
+	took, err := l.boot(ctx, g, func(line string) {
+		switch word, rest, _ := strings.Cut(line, " "); word {
+		case "fact":
+			facts = append(facts, rest)
+			if l.run == "" {
+				return
+			}
+		case "lab:":
+			if s, ok := strings.CutPrefix(rest, "status "); ok {
+				status = s
+			}
+			if address, ok := strings.CutPrefix(rest, "machine check at "); ok {
+				failed = errors.Join(failed, g.machineCheck(address))
+			}
+		}
+		fmt.Println(line)
+	})
+	err = errors.Join(err, failed)
+	if l.accept {
+		err = errors.Join(err, l.writeFacts(facts))
+	}
+	switch {
+	case err != nil:
+	case status != "0":
+		err = fmt.Errorf("tests in the guest failed: %s", status)
+	case l.run == "" && !l.accept:
+		err = l.compare(facts)
+	}
+	l.say("%d facts on %s, %.0fs of processor time", len(facts), g.kernel.release, took.Seconds())
+	if err != nil {
+		fmt.Println("lab: the end of the guest kernel's messages:")
+		err = errors.Join(err, copyTail(os.Stdout, g.console, 16<<10))
+	}
+	return err
+}
+
+// bootTime is what a guest may need to its first line: ten seconds where the machine
+// has time for it.
+const bootTime = 2 * time.Minute
+
+// boot runs the guest, and once more if it did not get as far as /init: an emulated
+// processor of QEMU 7.2 once died on the way there (int3 in run_timer_softirq).
+func (l *lab) boot(ctx context.Context, g guest, line func(string)) (took time.Duration, err error) {
+	for again := false; ; again = true {
+		trial, cancel := context.WithCancelCause(ctx)
+		late := time.AfterFunc(bootTime, func() { cancel(fmt.Errorf("the guest did not boot within %v", bootTime)) })
+		up := false
+		took, err = g.run(trial, func(text string) {
+			if strings.HasPrefix(text, "lab: up ") {
+				up = true
+				late.Stop()
+			}
+			line(text)
+		})
+		late.Stop()
+		cancel(nil)
+		if up || again || ctx.Err() != nil {
+			return took, err
+		}
+		l.say("the guest has not reached /init (%v), once more; the end of its kernel's messages:", err)
+		if err := copyTail(os.Stdout, g.console, 4<<10); err != nil {
+			return took, err
+		}
+	}
+}
+
+const motd = `
+/dev/pmem0, pmem1 and pmem2 are empty disks for -o dax=always. Let a sector go bad with
+
+    echo "SECTOR 1" >/sys/block/pmem0/badblocks
+
+docs/lab.md has a walk through it. 'poweroff -f' ends the guest.
+
+`
