@@ -20,9 +20,10 @@ func (b backend) Status(context.Context) (control.Status, error) {
 	s := control.Status{
 		Running: true, Owner: &owner, Pid: os.Getpid(), Started: m.started,
 		Mountpoint: m.path, Backing: m.backing, OverMounted: m.path == m.backing,
-		State: m.state.path, FS: m.state.meta.FS,
+		State: m.state.path, FS: m.state.meta.FS, Repair: m.config.repair(),
 		Semantics: m.config.semantics.Name, Simulate: m.config.Simulate, ReadOnly: m.config.ReadOnly,
-		AllowOther: m.config.AllowOther, EventLog: m.config.EventLog,
+		ReadOnlyNow: !m.config.ReadOnly && m.isReadOnlyNow(),
+		AllowOther:  m.config.AllowOther, EventLog: m.config.EventLog,
 		Engine: m.engine.Status(), Held: &held, Sandbox: &sandbox, Protection: m.protection(),
 	}
 	for _, err := range []error{swept, m.ledger.Health(), m.journal.Stats().Err, m.events.Health(), m.state.room()} {
@@ -33,11 +34,11 @@ func (b backend) Status(context.Context) (control.Status, error) {
 	return s, m.records.count(&s)
 }
 
-func (b backend) Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, error) {
+func (b backend) EachLost(ctx context.Context, q control.LostQuery, each func(ledger.Row) error) error {
 	if err := b.m.engine.Sweep(); err != nil { // files that are gone are not damaged any more
-		return nil, err
+		return err
 	}
-	return b.m.records.Lost(ctx, q)
+	return b.m.records.EachLost(ctx, q, each)
 }
 
 func (b backend) Pending(ctx context.Context, path string) ([]control.Pending, error) {

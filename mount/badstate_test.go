@@ -3,6 +3,7 @@ package mount
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -201,14 +202,26 @@ func TestDropInAnothersState(t *testing.T) {
 // TestFailedStartTellsOnce what has kept it from starting, and what is new.
 func TestFailedStartTellsOnce(t *testing.T) {
 	boom, other := errors.New("boom"), errors.New("other")
+	full := func(path string) error { return &os.PathError{Op: "write", Path: path, Err: unix.ENOSPC} }
+	wrapped := fmt.Errorf("closing: %w", boom)
+	both := fmt.Errorf("%w: %w", boom, unix.ENOSPC)
+	told := failed(errors.Join(fmt.Errorf("starting: %w", boom), full("/state/journal")), "", "it can't start")
 	for name, c := range map[string]struct{ err, want error }{
-		"nothing":        {nil, nil},
-		"the same":       {boom, nil},
-		"the same, deep": {errors.Join(nil, errors.Join(boom, boom)), nil},
-		"another":        {errors.Join(boom, other), other},
+		"nothing":                  {nil, nil},
+		"the same":                 {boom, nil},
+		"the same, wrapped":        {wrapped, nil},
+		"the same, with its errno": {both, nil},
+		"the same, deep":           {errors.Join(nil, errors.Join(wrapped, boom)), nil},
+		"the same file again":      {fmt.Errorf("sealing: %w", full("/state/journal")), nil},
+		"another":                  {other, other},
+		"another with it":          {errors.Join(boom, other), errors.Join(boom, other)},
+		"another of the same text": {errors.New("boom"), errors.New("boom")},
+		"another file":             {full("/state/ledger.db"), full("/state/ledger.db")},
+		"an errno by itself":       {unix.ENOSPC, unix.ENOSPC},
+		"an errno of another step": {fmt.Errorf("unmounting: %w", unix.ENOSPC), fmt.Errorf("unmounting: %w", unix.ENOSPC)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := news(c.err, errors.Join(errors.New("starting"), boom))
+			got := news([]error{nil, c.err}, told)
 			if (got == nil) != (c.want == nil) || c.want != nil && got.Error() != c.want.Error() {
 				t.Errorf("got %v, want %v", got, c.want)
 			}

@@ -111,6 +111,10 @@ var pseudo = map[string]bool{
 	"selinuxfs": true, "smackfs": true, "sysfs": true, "tracefs": true,
 }
 
+// MadeUp reports whether a filesystem of this type stores no files, so that it
+// can't be a backing.
+func MadeUp(fstype string) bool { return pseudo[fstype] }
+
 // locate is where the file or directory of ours, path, is or would be: its path
 // without symbolic links above it, and its spot. One that the mount would
 // contain or cover is refused: mendfs must never wait for itself.

@@ -41,6 +41,14 @@
 // a server that was killed and hangs, and aborts the connection (abort.go).
 // docs/security.md has the whole of it.
 //
+// # Known poison
+//
+// Where somebody keeps a list of media errors (list.go: the kernel for persistent
+// memory, the simulator), one goroutine follows it (watch.go): new poison is an
+// event before anybody reads it, known to the engine, and with --repair eager
+// repaired, outside of any request. It begins when requests are answered, and ends
+// before anything that it uses.
+//
 // # State directory
 //
 // Mode 0700, of the user who mounts. Its lock (flock on the file "lock") is

@@ -3,6 +3,8 @@ package mount
 import (
 	"errors"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mendfs/mendfs/recovery"
 	"github.com/mendfs/mendfs/recovery/event"
 	"github.com/mendfs/mendfs/recovery/journal"
@@ -41,32 +43,43 @@ func (m *Mount) openEngine(*target) error {
 	m.engine, err = recovery.New(recovery.Config{
 		Medium: medium, Journal: m.journal, Ledger: m.ledger, Events: m.events,
 		Root: m.root, FS: m.state.meta.FS, Semantics: m.config.semantics, ReadOnly: m.config.ReadOnly,
-		VerifyWrites: m.config.VerifyWrites,
+		VerifyWrites: m.config.VerifyWrites, Breaker: m.config.Breaker,
 	})
 	if err != nil {
 		return failed(err, "", "the recovery engine can't start")
 	}
 	m.onClose(m.engine.Close)
 	if err := m.engine.Replay(); err != nil {
-		next := "mend what it names"
-		if errors.Is(err, journal.ErrFull) {
-			next = "make room on the disk of " + m.state.path + " (df, df -i)"
-		}
-		return failed(err, next+" and mount again; don't use "+m.backing+" directly before", "interrupted repairs can't be finished")
+		return failed(err, m.replayNext(err)+" and mount again; don't use "+m.backing+" directly before", "interrupted repairs can't be finished")
 	}
 	return nil
 }
 
-func (m *Mount) openMedium() (media.Medium, error) {
-	real := media.New(m.root)
-	if m.config.Simulate == "" {
-		return real, nil
+// replayNext is what to do where repairs that a crash left open can't be finished.
+func (m *Mount) replayNext(err error) string {
+	var unfinished *recovery.ReplayError
+	ofState := errors.As(err, &unfinished) && unfinished.StateDisk
+	switch {
+	case errors.Is(err, journal.ErrFull), ofState && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)):
+		return "make room on the disk of " + m.state.path + " (df, df -i)"
+	case ofState:
+		return "mend the disk of " + m.state.path + " (see dmesg)"
 	}
+	return "mend what it names"
+}
+
+func (m *Mount) openMedium() (media.Medium, error) {
+	if m.config.Simulate == "" {
+		return m.realMedium()
+	}
+	real := media.New(m.root)
+	m.onClose(real.Close)
 	var err error
 	m.sim, err = sim.New(sim.Options{Profile: m.config.Simulate, Store: m.state.file(poisonFile), Root: m.root, Below: real})
 	if err != nil {
 		return nil, failed(err, "", "the simulated medium can't be opened")
 	}
 	m.onClose(m.sim.Close)
+	m.list = simulatedList{m.sim}
 	return m.sim, nil
 }

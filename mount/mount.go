@@ -27,16 +27,18 @@ type Mount struct {
 	path    string // the mountpoint
 	started time.Time
 
-	state  *stateDir
-	entry  *registration
-	root   int // the backing directory, out of reach of what is mounted over it
-	events *event.Log
-	sim    *sim.Medium // nil if the medium is real
-	engine *recovery.Engine
-	fs     *fs.FS
-	device int // /dev/fuse, with the mount at its other end, until server has it; -1
-	server *fuse.Server
-	served chan struct{} // closed when the kernel has ended the FUSE connection
+	state   *stateDir
+	entry   *registration
+	root    int // the backing directory, out of reach of what is mounted over it
+	events  *event.Log
+	sim     *sim.Medium // nil if the medium is real
+	engine  *recovery.Engine
+	fs      *fs.FS
+	device  int // /dev/fuse, with the mount at its other end, until server has it; -1
+	server  *fuse.Server
+	list    poisonList    // nil: the medium keeps none
+	watcher *watcher      // nil without a list
+	served  chan struct{} // closed when the kernel has ended the FUSE connection
 	records
 
 	unmounter *unmounter // nil: this process unmounts itself
@@ -71,30 +73,14 @@ func New(o Options) (*Mount, error) {
 	m := &Mount{config: c, backing: t.backing.path, path: t.mountpoint.path, started: time.Now().UTC(), root: -1, device: -1, served: make(chan struct{})}
 	if err := m.start(t); err != nil {
 		m.failed = true
-		return nil, errors.Join(t.tell(err), news(m.close(), err))
+		return nil, errors.Join(t.tell(err), news(m.closeAll(), err))
 	}
 	return m, nil
 }
 
-// news is what err has that was not told: closing what could not be opened in
-// order often fails for the same reason.
-func news(err, told error) error {
-	if all, ok := err.(interface{ Unwrap() []error }); ok {
-		var left []error
-		for _, e := range all.Unwrap() {
-			left = append(left, news(e, told))
-		}
-		return errors.Join(left...)
-	}
-	if err == nil || strings.Contains(told.Error(), err.Error()) {
-		return nil
-	}
-	return err
-}
-
 func (m *Mount) start(t *target) error {
 	for _, step := range []func(*target) error{
-		m.liftFileSize, m.privileges, m.foresee, m.claim, m.openRoot, m.openRecords, m.openEngine, m.uncover, m.attach, m.connect, m.readAhead, m.confine, m.serve, m.control,
+		m.liftFileSize, m.privileges, m.foresee, m.claim, m.openRoot, m.openRecords, m.openEngine, m.uncover, m.attach, m.connect, m.readAhead, m.confine, m.serve, m.watch, m.control,
 	} {
 		if err := step(t); err != nil {
 			return err
@@ -108,13 +94,15 @@ func (m *Mount) start(t *target) error {
 // is closed.
 func (m *Mount) onClose(f func() error) { m.opened = append(m.opened, f) }
 
-func (m *Mount) close() error {
-	var errs []error
+func (m *Mount) close() error { return errors.Join(m.closeAll()...) }
+
+// closeAll closes the last opened first, and returns what each had to say.
+func (m *Mount) closeAll() (errs []error) {
 	for _, f := range slices.Backward(m.opened) {
 		errs = append(errs, f())
 	}
 	m.opened = nil
-	return errors.Join(errs...)
+	return errs
 }
 
 // foresee refuses what claim would refuse, as far as that can be told while a
@@ -261,6 +249,9 @@ func (m *Mount) Ready() string {
 	parts := []string{how, "semantics " + m.config.semantics.Name}
 	if m.config.Simulate != "" {
 		parts = append(parts, "simulated medium "+m.config.Simulate)
+	}
+	if m.config.eager {
+		parts = append(parts, "repair eager")
 	}
 	if m.config.VerifyWrites {
 		parts = append(parts, "verify-writes")

@@ -3,6 +3,7 @@ package mount
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -35,6 +36,16 @@ func mountsOf(process string) ([]mountEntry, error) {
 		return nil, err
 	}
 	return parseMountinfo(string(text))
+}
+
+// isReadOnlyNow reports whether the mount is read-only by a remount (mount -o remount,ro,
+// also with bind), of which the kernel tells no filesystem. It is true if that can't be found out.
+func (m *Mount) isReadOnlyNow() bool {
+	all, err := mounts()
+	return err != nil || slices.ContainsFunc(all, func(e mountEntry) bool {
+		return e.Dev == m.entry.Dev && e.Type == FSType &&
+			(slices.Contains(e.Super, "ro") || e.Mountpoint == m.path && slices.Contains(e.Options, "ro"))
+	})
 }
 
 func parseMountinfo(text string) ([]mountEntry, error) {

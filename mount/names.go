@@ -86,7 +86,7 @@ func (r *records) remembered(path string, recorded iter.Seq2[seenFile, error]) e
 		return usage("ask again when the directory is there, or leave the path out for all files",
 			"%q is in no record, and the backing directory is not there, or covered", path)
 	}
-	return usage("give its path from the root of the mount, or an absolute one, or leave it out for all files",
+	return usage("give its path from the root of the mount, or an absolute one; of files that were removed, mendfs lost --all MOUNTPOINT tells all there is",
 		"there is no %q, and the records know of none", path)
 }
 

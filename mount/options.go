@@ -26,7 +26,9 @@ type Options struct {
 	Protect    string // full (also ""), rw, known
 	ReadOnly   bool
 
-	VerifyWrites bool // read back what is written
+	Repair       string // on-write (also ""), eager
+	VerifyWrites bool   // read back what is written
+	Breaker      int    // recovery.Config.Breaker
 
 	MountOpts []string // what -o was given, split at commas
 	EventLog  string   // a file that gets a copy of the event stream; "" for none
@@ -56,6 +58,7 @@ type config struct {
 	flags     mountFlags
 	semantics recovery.Semantics
 	protect   fs.Protect
+	eager     bool // repair poison as soon as it is known
 }
 
 // parse checks the options and makes paths absolute.
@@ -79,6 +82,15 @@ func (o Options) parse() (*config, error) {
 	if c.protect, err = fs.ProtectByName(cmp.Or(o.Protect, "full")); err != nil {
 		return nil, usage("choose one of them", "%v", err)
 	}
+	if c.Breaker < 0 {
+		return nil, usage("give a number of pages, from 1", "--breaker %d is no number of pages", c.Breaker)
+	}
+	if c.VerifyWrites && c.ReadOnly {
+		return nil, usage("leave one of both out", "a read-only mount writes nothing, and --verify-writes asks to read it back")
+	}
+	if err := c.parseRepair(); err != nil {
+		return nil, err
+	}
 	if c.protect != fs.ProtectFull && (os.Geteuid() != 0 || !privileged()) {
 		return nil, usage("leave it out, or mount as root", "--protect %v has the kernel read and write files by itself, which takes CAP_SYS_ADMIN", c.protect)
 	}
@@ -100,6 +112,31 @@ func (o Options) parse() (*config, error) {
 		}
 	}
 	return c, nil
+}
+
+func (c *config) parseRepair() error {
+	switch c.Repair {
+	case "", "on-write":
+		return nil
+	case "eager":
+	default:
+		return usage("choose one of them", "no time of repair is called %q; there are: on-write, eager", c.Repair)
+	}
+	switch {
+	case !c.semantics.Recover:
+		return usage("leave one of both out", "semantics %s has programs see poison, and --repair eager makes it zeros before they do", c.semantics.Name)
+	case c.ReadOnly:
+		return usage("leave one of both out", "a read-only mount repairs nothing, and --repair eager asks for it")
+	}
+	c.eager = true
+	return nil
+}
+
+func (c *config) repair() string {
+	if c.eager {
+		return "eager"
+	}
+	return "on-write"
 }
 
 func (c *config) warn(format string, args ...any) {

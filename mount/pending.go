@@ -52,7 +52,7 @@ func (r *records) unfinished() ([]control.Pending, error) {
 		all = append(all, pending(in, control.Conflict))
 	}
 	for owed, err := range r.journal.Images(true) {
-		if err != nil {
+		if err != nil && !errors.Is(err, journal.ErrUnreadable) { // of that one the rest is told
 			return nil, failed(err, "see the state disk", "an image in the journal can't be read")
 		}
 		p := control.Pending{File: owed.File, Range: ranges.Page(owed.Page), Image: owed.Data, Missing: owed.Missing}

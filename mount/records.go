@@ -22,32 +22,37 @@ type records struct {
 	running  bool   // a mount serves, and repairs
 }
 
-// Lost is the ledger's ranges in the files that q names, with names that the
-// files have now.
-func (r *records) Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, error) {
+// EachLost hands over the ledger's ranges in the files that q names, with names that
+// the files have now. There is memory for the rows of one file at a time, packed.
+func (r *records) EachLost(ctx context.Context, q control.LostQuery, each func(ledger.Row) error) error {
 	in, err := r.scope(ctx, q.Path, r.lossy(q.All))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	rows := []ledger.Row{} // an empty list in JSON, not null
-	var last struct {      // rows come file by file
-		key, name string
-		in        bool
+	for _, file := range r.ledger.Files(q.All) {
+		name, wanted := in(file.ID, file.Path)
+		if !wanted {
+			continue
+		}
+		for row, err := range r.ledger.Rows(file.ID.Key(), q.All) {
+			if err != nil {
+				return failed(err, "see the state disk", "the ledger can't be read")
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			row.Path = name
+			if err := each(row); err != nil {
+				return err
+			}
+		}
 	}
-	for row, err := range r.ledger.All(q.All) {
-		if err != nil {
-			return nil, failed(err, "see the state disk", "the ledger can't be read")
-		}
-		if key := row.File.Key(); key != last.key {
-			last.key = key
-			last.name, last.in = in(row.File, row.Path)
-		}
-		if last.in {
-			row.Path = last.name
-			rows = append(rows, row)
-		}
-	}
-	return rows, nil
+	return nil
+}
+
+// Lost is what EachLost hands over.
+func (r *records) Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, error) {
+	return control.AllLost(ctx, r, q)
 }
 
 // lossy is the files that have rows.

@@ -36,10 +36,11 @@ func (b backend) Inject(_ context.Context, r control.InjectRequest) ([]control.I
 		}
 		return nil, refused(err)
 	}
-	if r.KeepCache {
-		return wire(done), nil
+	if !r.KeepCache {
+		err = b.dropAll(done)
 	}
-	return wire(done), b.dropAll(done)
+	b.m.watcher.lookNow()
+	return wire(done), err
 }
 
 func (b backend) mayInject(r control.InjectRequest) error {
@@ -210,6 +211,7 @@ func (b backend) takeBack(remove func() error, is func(sim.Injection) bool) erro
 		return refused(err)
 	}
 	b.m.engine.Recheck()
+	b.m.watcher.lookNow()
 	return b.dropAll(gone)
 }
 

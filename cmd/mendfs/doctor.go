@@ -21,8 +21,9 @@ func newDoctor() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor BACKING",
 		Short: "what this kernel, filesystem and user can and cannot do, before mounting",
-		Long: `doctor looks at a directory that is to be protected, and changes nothing. Each line
-says ok, limited or no, what was found, and what to do about it.
+		Long: `doctor looks at a directory that is to be protected, and changes nothing. What can be
+tried is tried, on files that never have a name. Each line says ok, limited, no or
+unknown, what was found, and what to do about it.
 
 Exit status: 0 it can be mounted, 8 it can't, 16 wrong usage.`,
 		Args: takes(1, 1),
@@ -81,9 +82,11 @@ func printFindings(w io.Writer, findings []doctor.Finding) error {
 // the state directories with default names. One that was named with --state
 // is seen only while its mount runs.
 func stateOf(ctx context.Context, backing string) doctor.State {
+	none := doctor.State{Home: stateHome()}
 	running, err := mount.List()
 	if err != nil {
-		return doctor.State{Err: err}
+		none.Err = err
+		return none
 	}
 	for _, r := range running {
 		if r.Backing == backing {
@@ -92,14 +95,15 @@ func stateOf(ctx context.Context, backing string) doctor.State {
 	}
 	dirs, err := filepath.Glob(filepath.Join(stateHome(), "*", "meta.json"))
 	if err != nil {
-		return doctor.State{Err: err}
+		none.Err = err
+		return none
 	}
 	for _, meta := range dirs {
 		if state, found := readState(ctx, filepath.Dir(meta), backing); found {
 			return state
 		}
 	}
-	return doctor.State{}
+	return none
 }
 
 // readState reads the state directory dir if it is the one of the backing.

@@ -16,6 +16,7 @@ import (
 	"github.com/mendfs/mendfs/mount"
 	"github.com/mendfs/mendfs/mount/control"
 	"github.com/mendfs/mendfs/recovery/fileid"
+	"github.com/mendfs/mendfs/recovery/ledger"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
@@ -97,13 +98,13 @@ func runExport(ctx context.Context, src source, rel string, o lostOptions, stdou
 // those that have salvaged pages are among them. A file of which only a repair is
 // known needs to have none.
 func lostNames(ctx context.Context, src source, rel string, known bool) (map[string]string, error) {
-	rows, err := src.Lost(ctx, control.LostQuery{Path: rel})
+	names := map[string]string{}
+	err := src.EachLost(ctx, control.LostQuery{Path: rel}, func(r ledger.Row) error {
+		names[r.File.Key()] = r.Path
+		return nil
+	})
 	if err != nil && !(known && exitCode(err) == exitUsage) {
 		return nil, err
-	}
-	names := map[string]string{}
-	for _, r := range rows {
-		names[r.File.Key()] = r.Path
 	}
 	return names, nil
 }

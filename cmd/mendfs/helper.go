@@ -230,12 +230,18 @@ func inForce(s control.Status, flag string) string {
 		return s.Semantics
 	case "simulate":
 		return s.Simulate
+	case "repair":
+		return s.Repair
 	case "event-log":
 		return s.EventLog
 	case "protect":
 		if s.Protection != nil {
 			return s.Protection.Mode
 		}
+	case "breaker":
+		engine, _ := s.Engine.(map[string]any)
+		pages, _ := engine["breaker_pages"].(float64)
+		return strconv.FormatFloat(pages, 'f', -1, 64)
 	case "verify-writes":
 		engine, _ := s.Engine.(map[string]any)
 		on, _ := engine["verify_writes"].(bool)

@@ -17,6 +17,7 @@ type injectOptions struct {
 	random int
 	seed   uint64
 	seeded bool
+	drawn  bool // --random was given
 	latent bool
 	keep   bool
 	real   bool
@@ -43,7 +44,7 @@ Exit status: 0 done, 8 it did not work, 16 wrong usage.`,
   mendfs inject --list /tmp/mnt`,
 		Args: takes(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.target, o.seeded = args[0], cmd.Flags().Changed("seed")
+			o.target, o.seeded, o.drawn = args[0], cmd.Flags().Changed("seed"), cmd.Flags().Changed("random")
 			return runInject(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -109,7 +110,7 @@ func runInject(ctx context.Context, o injectOptions, stdout, stderr io.Writer) e
 // to do.
 func (o injectOptions) plan() (injectVerb, error) {
 	modes := 0
-	for _, given := range []bool{len(o.ranges) > 0, o.random != 0, o.list, o.remove != "", o.clear} {
+	for _, given := range []bool{len(o.ranges) > 0, o.random != 0 || o.drawn, o.list, o.remove != "", o.clear} {
 		if given {
 			modes++
 		}
@@ -117,7 +118,7 @@ func (o injectOptions) plan() (injectVerb, error) {
 	switch {
 	case modes != 1:
 		return nil, &usageError{"inject does exactly one of --range, --random, --list, --remove and --clear", "give one of them"}
-	case o.random < 0:
+	case o.drawn && o.random < 1:
 		return nil, &usageError{fmt.Sprintf("--random %d is no number of places", o.random), "give 1 or more"}
 	case o.random > 0 && !o.seeded:
 		return nil, &usageError{"--random needs --seed", "give a number, the same one for the same poison"}

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -57,7 +60,7 @@ left (or repairs pending), 8 it did not work, 16 wrong usage.`,
 	f.Var(dirFlag{&o.export}, "export", "write the images that are kept of pages to files in the new directory `DIR`")
 	f.BoolVar(&o.drop, "drop", false, "with --export: forget the images of conflicts once they are written")
 	addState(f, &o.state)
-	f.StringVar(&o.format, "format", "table", "print a table, json, or the mapfile of one file, as ddrescue has them")
+	f.StringVar(&o.format, "format", "table", "print in `FORMAT`: table, json, or mapfile, which describes one file for ddrescue")
 	f.BoolVar(&o.json, "json", false, "print JSON: the same as --format json")
 	return cmd
 }
@@ -108,19 +111,30 @@ func runLost(ctx context.Context, o lostOptions, stdout, stderr io.Writer) error
 			}
 			return printPending(list, o.json, stdout, stderr)
 		}
-		rows, err := src.Lost(ctx, control.LostQuery{Path: rel, All: o.all})
-		if err != nil {
-			return err
-		}
-		if err := caution(ctx, src, len(rows) == 0, stderr); err != nil {
+		each := func(row func(ledger.Row) error) error {
+			n := 0
+			err := src.EachLost(ctx, control.LostQuery{Path: rel, All: o.all}, func(r ledger.Row) error {
+				if n++; n == 1 {
+					if err := caution(ctx, src, false, stderr); err != nil {
+						return err
+					}
+				}
+				return row(r)
+			})
+			if err == nil && n == 0 {
+				err = caution(ctx, src, true, stderr)
+			}
 			return err
 		}
 		if o.format == "mapfile" {
-			return printMapfile(ctx, src, rel, rows, stdout)
+			return printMapfile(ctx, src, rel, each, stdout)
 		}
-		return printLost(rows, o.json, stdout, stderr)
+		return printLost(each, o.json, stdout, stderr)
 	})
 }
+
+// eachRow hands over rows, one by one: all that are lost may not fit into memory.
+type eachRow func(row func(ledger.Row) error) error
 
 // caution says what the answer does not tell.
 func caution(ctx context.Context, src source, nothing bool, stderr io.Writer) error {
@@ -137,40 +151,90 @@ func caution(ctx context.Context, src source, nothing bool, stderr io.Writer) er
 	return err
 }
 
-func printLost(rows []ledger.Row, asJSON bool, stdout, stderr io.Writer) error {
+func printLost(each eachRow, asJSON bool, stdout, stderr io.Writer) error {
+	print := lostTable
 	if asJSON {
-		if err := printJSON(stdout, "lost", list(rows)); err != nil {
+		print = lostJSON
+	}
+	n, code := 0, outcome(exitClean)
+	err := print(stdout, func(row func(ledger.Row) error) error {
+		return each(func(r ledger.Row) error {
+			n++
+			code.add(r)
+			return row(r)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if n == 0 && !asJSON {
+		fmt.Fprintln(stderr, "nothing is lost")
+	}
+	return code.orNil()
+}
+
+// lostJSON is printJSON for rows as they come.
+func lostJSON(stdout io.Writer, each eachRow) error {
+	out, between := bufio.NewWriter(stdout), `{"version":1,"lost":[`
+	err := each(func(r ledger.Row) error {
+		text, err := json.Marshal(r)
+		if err != nil {
+			return fmt.Errorf("writing JSON: %w", err)
+		}
+		if _, err := out.WriteString(between); err != nil {
 			return err
 		}
-		return lossOutcome(rows)
+		between = ","
+		_, err = out.Write(text)
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, out.Flush())
 	}
-	if len(rows) == 0 {
-		fmt.Fprintln(stderr, "nothing is lost")
-		return nil
+	if between == "," {
+		between = ""
 	}
+	if _, err := out.WriteString(between + "]}\n"); err != nil {
+		return err
+	}
+	return out.Flush()
+}
+
+// lostTable prints rows in aligned columns, so many at a time.
+func lostTable(stdout io.Writer, each eachRow) error {
+	const atATime = 1000
 	table := [][]string{{"RANGE", "STATE", "SINCE", "CAUSE", "SOURCE", "PATH"}}
-	for _, r := range rows {
+	any := false
+	err := each(func(r ledger.Row) error {
+		any = true
 		table = append(table, []string{
 			r.Range.String(), string(r.State), r.Changed.UTC().Format(time.RFC3339), r.Cause, r.Source, quote(r.Path),
 		})
-	}
-	if err := printTable(stdout, table); err != nil {
+		if len(table) < atATime {
+			return nil
+		}
+		err := printTable(stdout, table)
+		table = table[:0]
+		return err
+	})
+	if !any {
 		return err
 	}
-	return lossOutcome(rows)
+	return errors.Join(err, printTable(stdout, table))
 }
 
-// lossOutcome adds up the exit code: loss that is repaired, loss that is left.
-func lossOutcome(rows []ledger.Row) error {
-	code := outcome(exitClean)
-	for _, r := range rows {
-		switch r.State {
-		case ledger.Lost:
-			code |= exitLossLeft
-		default:
-			code |= exitRepaired
-		}
+// add adds what a row says to the exit code: loss that is repaired, loss that is left.
+func (code *outcome) add(r ledger.Row) {
+	switch r.State {
+	case ledger.Lost:
+		*code |= exitLossLeft
+	default:
+		*code |= exitRepaired
 	}
+}
+
+// orNil is no error for a clean exit.
+func (code outcome) orNil() error {
 	if code == exitClean {
 		return nil
 	}

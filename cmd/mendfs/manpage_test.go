@@ -16,7 +16,7 @@ func TestManPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := strings.ReplaceAll(string(text), `\-`, "-")
-	flags := map[string]bool{"--help": true}
+	flags := map[string]bool{"--help": true, "--version": true}
 	for _, verb := range newRoot().Commands() {
 		if verb.Hidden || verb.Name() == "help" || verb.Name() == "completion" {
 			continue

@@ -14,7 +14,7 @@ import (
 )
 
 // printMapfile describes the one file at rel as a mapfile of ddrescue.
-func printMapfile(ctx context.Context, src source, rel string, rows []ledger.Row, stdout io.Writer) error {
+func printMapfile(ctx context.Context, src source, rel string, each eachRow, stdout io.Writer) error {
 	s, err := src.Status(ctx)
 	if err != nil {
 		return err
@@ -26,14 +26,19 @@ func printMapfile(ctx context.Context, src source, rel string, rows []ledger.Row
 	case !info.Mode().IsRegular():
 		return &usageError{quote(rel) + " is not a regular file", "give one file: a mapfile describes no more"}
 	}
-	lost := ranges.Of()
-	for _, r := range rows {
+	lost, code := ranges.Of(), outcome(exitClean)
+	err = each(func(r ledger.Row) error {
 		lost.Add(r.Range)
+		code.add(r)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if err := writeMapfile(stdout, rel, info.Size(), lost); err != nil {
 		return err
 	}
-	return lossOutcome(rows)
+	return code.orNil()
 }
 
 // pathOf is where the file that has the path rel in a mount can be reached.

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mendfs/mendfs/mount"
+	"github.com/mendfs/mendfs/recovery"
 )
 
 type mountOptions struct {
@@ -51,10 +52,13 @@ Exit status: 0 unmounted, 8 it did not work, 16 wrong usage, 32 interrupted twic
 					return &usageError{"the MOUNTPOINT is empty", "name a directory, or leave it out to mount over BACKING itself"}
 				}
 			}
-			for _, name := range []string{"state", "semantics", "simulate", "protect", "event-log"} {
+			for _, name := range []string{"state", "semantics", "simulate", "protect", "repair", "event-log"} {
 				if f := cmd.Flags().Lookup(name); f.Changed && f.Value.String() == "" {
 					return &usageError{"--" + name + " is empty", "give it a value, or leave it out"}
 				}
+			}
+			if o.Breaker == 0 {
+				return &usageError{"--breaker 0 would give up nothing that no list names", "give a number of pages, from 1; --semantics strict gives nothing up"}
 			}
 			return runMount(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -64,10 +68,12 @@ Exit status: 0 unmounted, 8 it did not work, 16 wrong usage, 32 interrupted twic
 	f.BoolVar(&o.fake, "fake", false, "check what can be checked, and mount nothing")
 	f.Lookup("fake").Hidden = true // for the mount helper
 	f.StringVar(&o.State, "state", "", "state `DIR`: journal, ledger, events (default: /var/lib/mendfs/NAME, or $XDG_STATE_HOME/mendfs/NAME)")
-	f.StringVar(&o.Semantics, "semantics", "recover", "what programs see of poison: recover or strict (`NAME`)")
+	f.StringVar(&o.Semantics, "semantics", "recover", "what programs see of poison, by `NAME`: recover or strict")
 	f.StringVar(&o.Simulate, "simulate", "", "simulate poison as this `PROFILE` of kernel and memory does: dax, dax-5.18, line")
-	f.StringVar(&o.Protect, "protect", "full", "what is protected: full (all I/O), rw (not mappings), known (files whose poison is known) (`MODE`)")
+	f.StringVar(&o.Protect, "protect", "full", "what is protected, by `MODE`: full (all I/O), rw (not mappings), known (files whose poison is known)")
+	f.StringVar(&o.Repair, "repair", "on-write", "`TIME` when poison is cleared: on-write (when its page is overwritten), eager (as soon as it is known)")
 	f.BoolVar(&o.VerifyWrites, "verify-writes", false, "read back what programs write, and repair poison under it that nobody knew of; costs a read for each write")
+	f.IntVar(&o.Breaker, "breaker", recovery.DefaultBreaker, "give up at most `N` pages within 10 seconds that no list names; errors beyond that are passed to programs")
 	f.BoolVar(&o.AllowOther, "allow-other", false, "let other users in, as far as the file modes do")
 	f.BoolVar(&o.ReadOnly, "read-only", false, "mount read-only; repairs nothing")
 	f.BoolVar(&o.Force, "force", false, "do what is refused because it is seldom wanted: --allow-other by an ordinary user, to whom all new files would belong")
@@ -118,10 +124,10 @@ func serveDaemon(ctx context.Context, o mount.Options, daemon *mount.Daemon) err
 	return err
 }
 
-// gcPercent is half of Go's default: the clean path makes no garbage, so it costs
-// nothing there, and in a storm of poison the daemon took a fifth to a half of the
-// memory (docs/speed.md).
-const gcPercent = 50
+// gcPercent is a quarter of Go's default: the clean path makes no garbage, so it
+// costs nothing there, and in a storm of poison the daemon takes less memory
+// (docs/speed.md).
+const gcPercent = 25
 
 // serve mounts, says so, and returns when the mount is gone: unmounted from
 // outside or because ctx ended.
@@ -145,6 +151,7 @@ func serve(ctx context.Context, o mount.Options, ready func(*mount.Mount) error)
 		}
 		return fmt.Errorf("saying that the mount is ready: %w", err)
 	}
+	debug.FreeOSMemory() // what reading the state directory has left; nobody waits for it any more
 	stop := context.AfterFunc(ctx, detach)
 	defer stop()
 	return m.Wait()

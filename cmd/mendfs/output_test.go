@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,10 +101,10 @@ func TestOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, print := range map[string]func(w io.Writer) error{
-		"lost.txt":           func(w io.Writer) error { return printLost(rows, false, w, w) },
-		"lost.json":          func(w io.Writer) error { return printLost(rows, true, w, w) },
-		"lost-none.txt":      func(w io.Writer) error { return printLost(nil, false, w, w) },
-		"lost-none.json":     func(w io.Writer) error { return printLost(nil, true, w, w) },
+		"lost.txt":           func(w io.Writer) error { return printLost(eachOf(rows), false, w, w) },
+		"lost.json":          func(w io.Writer) error { return printLost(eachOf(rows), true, w, w) },
+		"lost-none.txt":      func(w io.Writer) error { return printLost(eachOf(nil), false, w, w) },
+		"lost-none.json":     func(w io.Writer) error { return printLost(eachOf(nil), true, w, w) },
 		"pending.txt":        func(w io.Writer) error { return printPending(pending, false, w, w) },
 		"status.txt":         func(w io.Writer) error { return printStatus(w, running) },
 		"status-off.txt":     func(w io.Writer) error { return printStatus(w, stopped) },
@@ -149,6 +150,29 @@ func TestRunnable(t *testing.T) {
 	}
 }
 
+// eachOf hands over these rows.
+func eachOf(rows []ledger.Row) eachRow {
+	return func(row func(ledger.Row) error) error {
+		for _, r := range rows {
+			if err := row(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// TestLongTable: more rows than are aligned at a time are all there, below one heading.
+func TestLongTable(t *testing.T) {
+	var out bytes.Buffer
+	if err := printLost(eachOf(make([]ledger.Row, 2500)), false, &out, io.Discard); exitCode(err) != int(exitRepaired) {
+		t.Error(err)
+	}
+	if lines := strings.Count(out.String(), "\n"); lines != 2501 || strings.Count(out.String(), "RANGE") != 1 {
+		t.Errorf("%d lines", lines)
+	}
+}
+
 func TestLossOutcome(t *testing.T) {
 	for name, c := range map[string]struct {
 		states []ledger.State
@@ -165,7 +189,7 @@ func TestLossOutcome(t *testing.T) {
 			for _, s := range c.states {
 				rows = append(rows, ledger.Row{State: s})
 			}
-			if got := exitCode(lossOutcome(rows)); got != c.want {
+			if got := exitCode(printLost(eachOf(rows), true, io.Discard, io.Discard)); got != c.want {
 				t.Errorf("got %d, want %d", got, c.want)
 			}
 		})

@@ -35,6 +35,7 @@ func oneLine(err error) string {
 }
 
 func newRoot() *cobra.Command {
+	askVersion := false
 	root := &cobra.Command{
 		Use:   "mendfs VERB [flags] TARGET",
 		Short: "read around memory poison, repair by overwriting, keep a ledger of what was lost",
@@ -48,13 +49,19 @@ Exit status, added up: 0 clean, 1 loss that was repaired, 4 loss left,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		Args:              unknownVerb,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if askVersion {
+				return runVersion(cmd.OutOrStdout())
+			}
+			return cmd.Help()
+		},
 	}
+	root.Flags().BoolVar(&askVersion, "version", false, "print the version")
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(newHelp())
 	root.AddCommand(
 		newMount(), newUmount(), newStatus(), newLost(), newEvents(), newInject(),
-		newDoctor(), newDemo(), newTouch(), newVersion(),
+		newScan(), newDoctor(), newDemo(), newTouch(), newVersion(),
 	)
 	for _, verb := range root.Commands() {
 		verb.DisableFlagsInUseLine = true
@@ -86,14 +93,10 @@ func unknownVerb(cmd *cobra.Command, args []string) error {
 	if strings.HasPrefix(args[0], "/") { // as mount.fuse runs what it takes for a program of its own kind
 		return &usageError{fmt.Sprintf("unknown verb %s: mount(8) found no helper for mendfs", quote(args[0])), "run 'make install' for " + strings.Join(helperNames, " and ") + " in /sbin, or 'mendfs mount BACKING [MOUNTPOINT]'"}
 	}
-	if args[0] == "scan" {
-		return &usageError{"the verb scan is not in this version", "run 'mendfs --help' for the verbs"}
-	}
 	return &usageError{fmt.Sprintf("unknown verb %q", args[0]), "run 'mendfs --help' for the verbs"}
 }
 
-// flagError turns what pflag has to say into one line and the next step. Flags
-// that the design has and this version has not are refused by name.
+// flagError turns what pflag has to say into one line and the next step.
 func flagError(cmd *cobra.Command, err error) error {
 	if errors.Is(err, pflag.ErrHelp) {
 		return err
@@ -102,23 +105,11 @@ func flagError(cmd *cobra.Command, err error) error {
 		return unknownVerb(cmd, words)
 	}
 	next := fmt.Sprintf("run '%s --help' for the flags", cmd.CommandPath())
-	var unknown *pflag.NotExistError
-	if errors.As(err, &unknown) && isLaterFlag(cmd.Name(), unknown.GetSpecifiedName()) {
-		return &usageError{fmt.Sprintf("--%s is not in this version", unknown.GetSpecifiedName()), next}
-	}
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
 		return &usageError{fmt.Sprintf("%q is no value for --%s", invalid.GetValue(), invalid.GetFlag().Name), next}
 	}
 	return &usageError{err.Error(), next}
-}
-
-func isLaterFlag(verb, flag string) bool {
-	switch verb + " --" + flag {
-	case "mount --repair", "mount --breaker":
-		return true
-	}
-	return false
 }
 
 // takes says how many targets a verb takes, and names them when there are too

@@ -13,6 +13,7 @@ import (
 
 	"github.com/mendfs/mendfs/mount"
 	"github.com/mendfs/mendfs/mount/control"
+	"github.com/mendfs/mendfs/recovery"
 )
 
 type statusOptions struct {
@@ -195,8 +196,14 @@ func semanticsText(s control.Status) string {
 	if s.OverMounted {
 		words = append(words, "over-mounted")
 	}
+	if s.Repair == "eager" {
+		words = append(words, "repair eager")
+	}
 	if s.ReadOnly {
 		words = append(words, "read-only")
+	}
+	if s.ReadOnlyNow {
+		words = append(words, "read-only by a remount")
 	}
 	return strings.Join(words, ", ")
 }
@@ -274,6 +281,9 @@ func engineRows(engine any) [][]string {
 	var rows [][]string
 	if on, ok := fields["verify_writes"].(bool); ok && on {
 		rows = append(rows, []string{"  verify writes", "what programs write is read back"})
+	}
+	if pages, ok := fields["breaker_pages"].(float64); ok && pages != recovery.DefaultBreaker {
+		rows = append(rows, []string{"  breaker", fmt.Sprintf("%.0f pages", pages)})
 	}
 	for _, c := range counters {
 		if n, ok := fields[c.name].(float64); ok {

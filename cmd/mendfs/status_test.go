@@ -14,7 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/mount/control"
 	"github.com/mendfs/mendfs/mount/mounttest"
+	"github.com/mendfs/mendfs/recovery"
 )
 
 // daemon is the process of the scene's mount.
@@ -230,5 +232,24 @@ func TestMisspeltPathsAreNotToBeMade(t *testing.T) {
 	}
 	if r := run(t, "lost", s.in); r.code != exitUsage || !strings.Contains(r.stderr, "--state") {
 		t.Errorf("lost: %+v", r)
+	}
+}
+
+// What a mount does otherwise than by default is shown.
+func TestStatusShowsWhatIsNotDefault(t *testing.T) {
+	var out strings.Builder
+	s := control.Status{Running: true, State: "/s", Semantics: "recover", Repair: "eager", ReadOnlyNow: true, Engine: map[string]any{"breaker_pages": 7.0}}
+	if err := printStatus(&out, s); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"repair eager", "read-only by a remount", "7 pages"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in %s", want, out.String())
+		}
+	}
+	out.Reset()
+	s.Repair, s.ReadOnlyNow, s.Engine = "on-write", false, map[string]any{"breaker_pages": float64(recovery.DefaultBreaker)}
+	if err := printStatus(&out, s); err != nil || strings.Contains(out.String(), "breaker") || strings.Contains(out.String(), "repair") || strings.Contains(out.String(), "read-only") {
+		t.Errorf("%v: %s", err, out.String())
 	}
 }

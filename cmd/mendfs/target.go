@@ -18,7 +18,7 @@ import (
 // left in its state directory.
 type source interface {
 	Status(ctx context.Context) (control.Status, error)
-	Lost(ctx context.Context, q control.LostQuery) ([]ledger.Row, error)
+	EachLost(ctx context.Context, q control.LostQuery, each func(ledger.Row) error) error
 	Pending(ctx context.Context, path string) ([]control.Pending, error)
 	Drop(ctx context.Context, id uint64) error
 	Events(ctx context.Context, q control.EventQuery, line func([]byte) error) error

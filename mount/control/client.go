@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/mendfs/mendfs/recovery/ledger"
 )
 
 // ErrNotRunning says that no mount answers on the state directory.
@@ -95,13 +93,6 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return body.Status[0], nil
 }
 
-// Lost is the lost ranges that q asks for.
-func (c *Client) Lost(ctx context.Context, q LostQuery) ([]ledger.Row, error) {
-	var body struct{ Lost []ledger.Row }
-	err := c.ask(ctx, "GET", "/v1/lost?"+query("path", q.Path, "all", boolean(q.All)), nil, &body)
-	return body.Lost, err
-}
-
 // Pending is the repairs that are not finished, in files at and below path.
 func (c *Client) Pending(ctx context.Context, path string) ([]Pending, error) {
 	var body struct{ Pending []Pending }
@@ -112,6 +103,18 @@ func (c *Client) Pending(ctx context.Context, path string) ([]Pending, error) {
 // Drop forgets the image that a conflict has left.
 func (c *Client) Drop(ctx context.Context, id uint64) error {
 	return c.ask(ctx, "DELETE", "/v1/pending/"+strconv.FormatUint(id, 10), nil, nil)
+}
+
+// Scan is what is listed at and below path.
+func (c *Client) Scan(ctx context.Context, path string) (Scan, error) {
+	var body struct{ Scan []Scan }
+	if err := c.ask(ctx, "GET", "/v1/scan?"+query("path", path), nil, &body); err != nil {
+		return Scan{}, err
+	}
+	if len(body.Scan) != 1 {
+		return Scan{}, &Error{Exit: ExitOperational, Msg: fmt.Sprintf("the mount answered with %d scans", len(body.Scan)), Next: "use the mount's own version of mendfs"}
+	}
+	return body.Scan[0], nil
 }
 
 // Inject poisons files of a simulated mount.

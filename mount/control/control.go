@@ -8,6 +8,7 @@
 //	GET    /v1/status                       {"version":1,"status":[Status]}
 //	GET    /v1/lost?path=P&all=1            {"version":1,"lost":[ledger.Row...]}
 //	GET    /v1/pending?path=P               {"version":1,"pending":[Pending...]}
+//	GET    /v1/scan?path=P                  {"version":1,"scan":[Scan]}
 //	DELETE /v1/pending/{id}                 204
 //	GET    /v1/events?since=RFC3339&follow=1  JSON Lines of event.Event
 //	POST   /v1/inject                       InjectRequest -> {"version":1,"injections":[Injection...]}
@@ -39,11 +40,15 @@ const Socket = "control.sock"
 // running mount is one, a Client is another.
 type Backend interface {
 	Status(ctx context.Context) (Status, error)
-	Lost(ctx context.Context, q LostQuery) ([]ledger.Row, error)
+	// EachLost hands each lost range to each, file by file: there may be millions.
+	EachLost(ctx context.Context, q LostQuery, each func(ledger.Row) error) error
 	Pending(ctx context.Context, path string) ([]Pending, error)
 	// Drop forgets, for good, the image that a conflict has left: the Pending
 	// with this ID and Why Conflict. All others are refused.
 	Drop(ctx context.Context, id uint64) error
+	// Scan is what the list of media errors has at and below path, without reading
+	// data. It may take as long as a walk over all files.
+	Scan(ctx context.Context, path string) (Scan, error)
 	// Events hands each line (without its newline) to line, oldest first. With
 	// q.Follow it goes on until ctx ends or line fails; ctx ending is no error.
 	Events(ctx context.Context, q EventQuery, line func([]byte) error) error
@@ -68,7 +73,9 @@ type Status struct {
 	Started     time.Time `json:"started,omitzero"`
 	Semantics   string    `json:"semantics,omitempty"`
 	Simulate    string    `json:"simulate,omitempty"`
+	Repair      string    `json:"repair,omitempty"` // on-write, eager
 	ReadOnly    bool      `json:"read_only,omitempty"`
+	ReadOnlyNow bool      `json:"read_only_now,omitempty"` // by a remount, until the next
 	AllowOther  bool      `json:"allow_other,omitempty"`
 	EventLog    string    `json:"event_log,omitempty"`
 

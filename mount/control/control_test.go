@@ -18,6 +18,8 @@ import (
 
 // canned answers with what it was made with, and remembers what it was asked.
 type canned struct {
+	rows   int   // how often EachLost hands over its row; 0: once
+	late   error // of EachLost, at its end
 	asked  []any
 	refuse error
 	events chan string
@@ -31,14 +33,23 @@ func (c *canned) ask(q ...any) error {
 var (
 	row     = ledger.Row{ID: 7, File: fileid.ID{Ino: 5}, Path: "a\xff", Range: ranges.Range{Off: 4096, Len: 64}, State: ledger.Lost}
 	owed    = Pending{ID: 9, PathB64: []byte("b\xff"), Range: ranges.Page(0), Kept: true, Image: []byte{1, 2, 3}, Missing: []ranges.Range{{Off: 64, Len: 64}}}
+	scanned = Scan{Device: "/dev/pmem0", Places: []Place{{Use: "file", PathB64: []byte("b\xff"), Range: ranges.Range{Off: 512, Len: 512}, Found: []string{"badblocks"}}}}
 	injured = Injection{ID: "3", Path: "c", Range: ranges.Range{Off: 1, Len: 2}, Remaining: []ranges.Range{{Off: 0, Len: 64}}}
 )
 
 func (c *canned) Status(context.Context) (Status, error) {
 	return Status{Running: true, Lost: Count{1, 64}}, c.ask("status")
 }
-func (c *canned) Lost(_ context.Context, q LostQuery) ([]ledger.Row, error) {
-	return []ledger.Row{row}, c.ask(q)
+func (c *canned) EachLost(_ context.Context, q LostQuery, each func(ledger.Row) error) error {
+	if err := c.ask(q); err != nil {
+		return err
+	}
+	for range max(1, c.rows) {
+		if err := each(row); err != nil {
+			return err
+		}
+	}
+	return c.late
 }
 func (c *canned) Pending(_ context.Context, path string) ([]Pending, error) {
 	return []Pending{owed}, c.ask(path)
@@ -60,6 +71,9 @@ func (c *canned) Events(ctx context.Context, q EventQuery, line func([]byte) err
 			}
 		}
 	}
+}
+func (c *canned) Scan(_ context.Context, path string) (Scan, error) {
+	return scanned, c.ask(path)
 }
 func (c *canned) Inject(_ context.Context, r InjectRequest) ([]Injection, error) {
 	return []Injection{injured}, c.ask(r)
@@ -100,6 +114,7 @@ func TestQuestionsAndAnswersSurviveTheSocket(t *testing.T) {
 		"status":  {func() (any, error) { return c.Status(ctx) }, []any{"status"}, Status{Running: true, Lost: Count{1, 64}}},
 		"lost":    {func() (any, error) { return c.Lost(ctx, LostQuery{"d/e&f=?", true}) }, []any{LostQuery{"d/e&f=?", true}}, []ledger.Row{row}},
 		"pending": {func() (any, error) { return c.Pending(ctx, "g\xff") }, []any{"g\xff"}, []Pending{owed}},
+		"scan":    {func() (any, error) { return c.Scan(ctx, "h i") }, []any{"h i"}, scanned},
 		"inject":  {func() (any, error) { return c.Inject(ctx, inject) }, []any{inject}, []Injection{injured}},
 		"inject, not UTF-8": {
 			func() (any, error) { return c.Inject(ctx, InjectRequest{Path: "\xff bad", Random: 1}) },

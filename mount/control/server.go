@@ -63,13 +63,7 @@ func routes(b Backend) http.Handler {
 		status, err := b.Status(r.Context())
 		return []Status{status}, err
 	})
-	answer(mux, "GET /v1/lost", "lost", func(r *http.Request) (any, error) {
-		all, err := flag(r, "all")
-		if err != nil {
-			return nil, err
-		}
-		return b.Lost(r.Context(), LostQuery{Path: r.FormValue("path"), All: all})
-	})
+	mux.HandleFunc("GET /v1/lost", func(w http.ResponseWriter, r *http.Request) { sendLost(w, r, b) })
 	answer(mux, "GET /v1/pending", "pending", func(r *http.Request) (any, error) {
 		return b.Pending(r.Context(), r.FormValue("path"))
 	})
@@ -79,6 +73,10 @@ func routes(b Backend) http.Handler {
 			return nil, &Error{Exit: ExitUsage, Msg: "no repair has the id " + strconv.Quote(r.PathValue("id")), Err: err, Next: "send an id of /v1/pending"}
 		}
 		return nil, b.Drop(r.Context(), id)
+	})
+	answer(mux, "GET /v1/scan", "scan", func(r *http.Request) (any, error) {
+		scan, err := b.Scan(r.Context(), r.FormValue("path"))
+		return []Scan{scan}, err
 	})
 	answer(mux, "POST /v1/inject", "injections", func(r *http.Request) (any, error) {
 		var request InjectRequest

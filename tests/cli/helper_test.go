@@ -252,14 +252,14 @@ func TestRemount(t *testing.T) {
 	h.has(h.m, "rw")
 
 	// What the table says is in force, or is refused; what it does not say goes.
-	inForce := "semantics=recover,protect=full,verify_writes=false,event_log=" + log + ",state=" + h.s
+	inForce := "semantics=recover,protect=full,verify_writes=false,repair=on-write,breaker=1024,event_log=" + log + ",state=" + h.s
 	tab := h.fstab(h.b, h.m, "mendfs", inForce, "0", "0")
 	h.ok("mount", "-T", tab, "-o", "remount,ro", h.m)
 	h.has(h.m, "ro", "noexec", "!nosuid", "!nodev", "relatime")
 	h.ok("mount", "-T", tab, "-o", "remount,rw", h.m)
 	h.has(h.m, "rw")
 	for _, word := range []string{
-		"state=" + h.dir, "semantics=strict", "protect=known", "simulate=dax", "verify_writes", "event_log=" + h.s, "allow_other", "noatime", "fsname=other",
+		"state=" + h.dir, "semantics=strict", "protect=known", "simulate=dax", "verify_writes", "breaker=7", "event_log=" + h.s, "allow_other", "noatime", "fsname=other",
 	} {
 		h.refuses(32, "umount it, and mount it again", "mount", "-o", "remount,ro,"+word, h.m)
 		h.has(h.m, "rw", "!noatime", "!allow_other")

@@ -35,7 +35,7 @@ func TestMountRefusals(t *testing.T) {
 		args  []string
 	}{
 		{"an unknown flag", exitUsage, []string{"--frobnicate"}, []string{"--frobnicate", b, m}},
-		{"a flag of a later version", exitUsage, []string{"--repair", "not in this version"}, []string{"--repair", "eager", b, m}},
+		{"a breaker that lets nothing through", exitUsage, []string{"--breaker", "from 1"}, []string{"--breaker", "0", b, m}},
 		{"a semantics of a later version", exitUsage, []string{"prefix"}, []string{"--semantics", "prefix", b, m}},
 		{"an unknown semantics", exitUsage, []string{"nonsense"}, []string{"--semantics", "nonsense", b, m}},
 		{"an unknown profile", exitUsage, []string{"vax"}, []string{"--simulate", "vax", b, m}},
@@ -258,7 +258,8 @@ func TestOtherRefusals(t *testing.T) {
 		refuses(t, exitUsage, []string{"--frobnicate"}, verb, "--frobnicate", b)
 	}
 	refuses(t, exitUsage, []string{"frobnicate"}, "frobnicate")
-	refuses(t, exitUsage, []string{"scan", "not in this version"}, "scan", b)
+	refuses(t, exitOperational, []string{"no directory on persistent memory", "--read"}, "scan", b)
+	refuses(t, exitUsage, []string{"nowhere"}, "scan", filepath.Join(dir, "nowhere"))
 	refuses(t, exitUsage, []string{s}, "lost", "--state", s)
 	refuses(t, exitUsage, nil, "lost", "--all", "--pending", b)
 	refuses(t, exitUsage, []string{"xml"}, "lost", "--format", "xml", b)

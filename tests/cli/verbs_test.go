@@ -2,23 +2,10 @@ package cli
 
 import (
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/mendfs/mendfs/tests/harness"
 )
-
-func TestDoctor(t *testing.T) {
-	_, b, _, _ := place(t)
-	before := tree(t, b)
-	r := harness.Mendfs(t, "doctor", b)
-	if r.Exit != exitOK || !strings.Contains(r.Stdout, "/dev/fuse") {
-		t.Errorf("exit %d: %s%s", r.Exit, r.Stdout, r.Stderr)
-	}
-	if after := tree(t, b); after != before {
-		t.Error("the backing directory has changed")
-	}
-}
 
 // Poison belongs to the file, and to the state directory.
 func TestPoisonSurvivesRenameAndRemount(t *testing.T) {

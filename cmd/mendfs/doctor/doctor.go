@@ -1,10 +1,12 @@
 // Package doctor says, before anything is mounted, what this kernel, this
 // filesystem and this user can and cannot do for a backing directory.
 //
-// It first gathers facts (host.go, medium.go, users.go) and then judges them
-// (judge.go). Gathering changes nothing: files are looked at with statx, not
-// opened; the directory is listed with O_NOATIME or not at all; devices are
-// asked for permission with faccessat, never opened.
+// It first gathers facts and then judges them (judge*.go). What can be tried is
+// tried, and leaves nothing behind: on files of the backing that never have a
+// name (scratch.go), on a FUSE filesystem that is mounted nowhere (fuse.go),
+// and by opening pmem devices, which are read at most. What is there stays
+// untouched: files are looked at with statx, and the directory is listed with
+// O_NOATIME or not at all.
 package doctor
 
 import (
@@ -21,6 +23,7 @@ const (
 	OK      Verdict = "ok"
 	Limited Verdict = "limited" // works, but less is protected or possible
 	No      Verdict = "no"      // does not work
+	Unknown Verdict = "unknown" // could not be found out; Found says why
 )
 
 // Finding is one line of the report.
@@ -38,6 +41,7 @@ type StateOf func(backing string) State
 // State is what earlier and running mounts left of a backing directory.
 type State struct {
 	Dir         string // its state directory; "" if there is none
+	Home        string // where one is made unless --state names another place
 	Running     string // mountpoint of the mount that runs on it; "" if none does
 	OpenIntents int
 	Err         error // the state directory is there and can't be read
@@ -58,13 +62,16 @@ func Examine(backing string, stateOf StateOf) ([]Finding, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	defer unix.Close(dir)
-	f := facts{path: path}
+	f := facts{from: sources{sys: "/sys", proc: "/proc"}, path: path}
 	f.askHost(dir)
 	if err := f.askMedium(dir); err != nil {
 		return nil, err
 	}
+	defer f.medium.device.close()
+	f.askScratch(dir)
 	f.askUsers()
 	f.state = stateOf(path)
+	f.askStore()
 	return f.judge(), nil
 }
 
@@ -80,25 +87,15 @@ func Stops(findings []Finding) bool {
 
 // facts is all that was found out.
 type facts struct {
-	path   string // of the backing, absolute, without symlinks
-	host   host
-	medium medium
-	users  users
-	state  State
+	from    sources
+	path    string // of the backing, absolute, without symlinks
+	host    host
+	medium  medium
+	scratch scratch
+	users   users
+	state   State
+	store   store
 }
 
-// answer is yes, no, or not known.
-type answer int
-
-const (
-	unknown answer = iota
-	yes
-	no
-)
-
-func answerOf(b bool) answer {
-	if b {
-		return yes
-	}
-	return no
-}
+// sources is where the kernel's own files are; tests have theirs elsewhere.
+type sources struct{ sys, proc string }

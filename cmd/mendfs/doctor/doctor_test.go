@@ -27,14 +27,7 @@ func TestExamineChangesNothing(t *testing.T) {
 	if after := snapshot(t, dir); after != before {
 		t.Errorf("before:\n%safter:\n%s", before, after)
 	}
-	for _, f := range findings {
-		if f.Verdict != OK && f.Verdict != Limited && f.Verdict != No || f.Found == "" || f.Check == "" {
-			t.Errorf("%+v is no finding", f)
-		}
-		if f.Verdict == No && f.Next == "" {
-			t.Errorf("%s: no without a next step", f.Check)
-		}
-	}
+	checkFindings(t, findings)
 }
 
 func snapshot(t *testing.T, dir string) string {

@@ -5,20 +5,30 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 
+	landlock "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
+
+	"github.com/mendfs/mendfs/recovery/media/pmem"
 )
 
 // host is what kernel and user allow.
 type host struct {
 	release      string
 	major, minor int
-	fuse         error  // opening /dev/fuse
+	fuse         error // opening /dev/fuse
+	protocol     protocol
 	admin        bool   // CAP_SYS_ADMIN
 	fusermount   string // path of fusermount3; "" if there is none
+	setuid       bool   // fusermount3 runs as root
+	allowOther   bool   // /etc/fuse.conf lets ordinary users use --allow-other
 	openTree     error  // cloning the mount of the backing, for over-mounts
 	byHandle     error  // opening the backing by its file handle
 	handles      error  // the filesystem has file handles
+	landlock     int    // version that the kernel answers for
+	noLandlock   error  // asking for it
+	copySafety   pmem.CopySafety
 }
 
 func (h host) atLeast(major, minor int) bool {
@@ -30,11 +40,28 @@ func (f *facts) askHost(dir int) {
 	h.release, h.major, h.minor = kernel()
 	h.fuse = tryFuse()
 	h.admin = hasCapability(unix.CAP_SYS_ADMIN)
-	if path, err := exec.LookPath("fusermount3"); err == nil {
-		h.fusermount = path
-	}
+	h.protocol = askProtocol(h.fuse, h.admin)
+	h.askFusermount()
 	h.openTree = tryOpenTree(dir)
 	h.handles, h.byHandle = tryHandle(dir)
+	h.landlock, h.noLandlock = landlock.LandlockGetABIVersion()
+	h.copySafety = pmem.AskCopySafety()
+}
+
+// askFusermount looks for the program by which ordinary users mount.
+func (h *host) askFusermount() {
+	path, err := exec.LookPath("fusermount3")
+	if err != nil {
+		return
+	}
+	h.fusermount = path
+	if info, err := os.Stat(path); err == nil {
+		h.setuid = info.Mode()&os.ModeSetuid != 0
+	}
+	text, _ := os.ReadFile("/etc/fuse.conf") // fusermount3 takes a missing file for no
+	for line := range strings.Lines(string(text)) {
+		h.allowOther = h.allowOther || strings.TrimSpace(line) == "user_allow_other"
+	}
 }
 
 func kernel() (release string, major, minor int) {
