@@ -8,7 +8,7 @@ export PATH := $(PATH):/usr/local/go/bin
 
 help:
 	@echo 'make demo    the whole story in a minute on a scratch directory, no pmem needed'
-	@echo 'make test    all checks and tests, at most ten minutes on two cores; root for the mounted ones'
+	@echo 'make test    all checks and tests, a quarter of an hour on two cores; root for the mounted ones'
 	@echo 'make lab     tests on a real kernel with bad persistent memory, in QEMU; three minutes; KERNEL=6.1 GUEST=shell RUN= (docs/lab.md)'
 	@echo 'make conformance  pjdfstest, xfstests, fsx, databases and others over a mount; by hand, as root, half an hour'
 	@echo 'make soak    a million operations under random poison against an oracle; by hand, as root, quarter of an hour; SEED= OPS='

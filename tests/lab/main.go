@@ -29,7 +29,7 @@ func main() {
 	flag.BoolVar(&l.accept, "accept", false, "write down the facts as they are now instead of comparing them")
 	flag.BoolVar(&l.shell, "shell", false, "boot to a shell on this terminal instead of the tests")
 	flag.BoolVar(&l.fetch, "fetch", false, "only see to it that there is a kernel to boot, and QEMU")
-	flag.DurationVar(&l.timeout, "timeout", 8*time.Minute, "how long the guest may take")
+	flag.DurationVar(&l.timeout, "timeout", 15*time.Minute, "how long the guest may take")
 	flag.Parse()
 	if l.accept && l.run != "" {
 		fmt.Fprintln(os.Stderr, "lab: -accept writes down what all tests tell: leave -run out")
