@@ -85,9 +85,6 @@ func (o Options) parse() (*config, error) {
 	if c.Breaker < 0 {
 		return nil, usage("give a number of pages, from 1", "--breaker %d is no number of pages", c.Breaker)
 	}
-	if c.VerifyWrites && c.ReadOnly {
-		return nil, usage("leave one of both out", "a read-only mount writes nothing, and --verify-writes asks to read it back")
-	}
 	if err := c.parseRepair(); err != nil {
 		return nil, err
 	}

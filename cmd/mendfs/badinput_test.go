@@ -38,7 +38,6 @@ func TestBadInput(t *testing.T) {
 		{"--protect", []string{"mount", "--protect", "some", s.backing}, 16, `no protection "some"; there are: full, rw, known`},
 		{"--repair", []string{"mount", "--repair=soon", s.backing}, 16, `no time of repair is called "soon"`},
 		{"--repair eager where poison is to be seen", []string{"mount", "--repair=eager", "--semantics=strict", s.backing}, 16, "leave one of both out"},
-		{"--verify-writes of a read-only mount", []string{"mount", "--verify-writes", "--read-only", s.backing}, 16, "leave one of both out"},
 		{"--repair eager of a read-only mount", []string{"mount", "--repair=eager", "--read-only", s.backing}, 16, "leave one of both out"},
 		{"--breaker 0", []string{"mount", "--breaker", "0", s.backing}, 16, "from 1"},
 		{"--breaker -5", []string{"mount", "--breaker=-5", s.backing}, 16, "from 1"},
