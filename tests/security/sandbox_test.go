@@ -4,6 +4,7 @@ package security
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -132,30 +133,44 @@ func landlock() error {
 }
 
 // TestServingProcessIsKeptToItsFiles leads it to a file elsewhere, by a link in
-// place of its own event log. Root would be allowed to write it.
+// place of its state directory. Root would be allowed to write there.
 func TestServingProcessIsKeptToItsFiles(t *testing.T) {
 	harness.Need(t, harness.Root, landlock)
+	m := harness.Simulated(t, "dax")
+	elsewhere, aside := harness.Dir(t), m.State+".aside"
+	m.Sh("head -c 65536 /dev/zero | tr '\\0' x >f")
+	if r := harness.Mendfs(t, "inject", m.Path("f"), "--range", "4096+64", "--latent"); r.Exit != 0 {
+		t.Fatalf("inject: %+v", r)
+	}
+	if err := errors.Join(os.Remove(filepath.Join(m.State, "events.jsonl")), os.Rename(m.State, aside), os.Symlink(elsewhere, m.State)); err != nil {
+		t.Fatal(err)
+	}
+	m.Sh("cat f >/dev/null")
+	time.Sleep(2 * time.Second) // for the event to be written, if that were possible
+	if err := errors.Join(os.Remove(m.State), os.Rename(aside, m.State)); err != nil {
+		t.Fatal(err)
+	}
+	untilStatus(t, m, "permission denied")
+	if found, err := os.ReadDir(elsewhere); err != nil || len(found) > 0 {
+		t.Errorf("it has written %v there, %v", found, err)
+	}
+	m.Stop()
+}
+
+// TestEventLogIsNoLink: whoever puts one there can't have it followed.
+func TestEventLogIsNoLink(t *testing.T) {
+	harness.Need(t, harness.Root)
 	m := harness.Simulated(t, "dax")
 	elsewhere := filepath.Join(harness.Dir(t), "elsewhere")
 	if err := os.WriteFile(elsewhere, nil, 0o666); err != nil {
 		t.Fatal(err)
 	}
 	log := filepath.Join(m.State, "events.jsonl")
-	if err := os.Remove(log); err != nil {
+	if err := errors.Join(os.Remove(log), os.Symlink(elsewhere, log)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(elsewhere, log); err != nil {
-		t.Fatal(err)
-	}
-	m.Sh("head -c 65536 /dev/zero | tr '\\0' x >f")
-	m.Inject("f", ranges.Range{Off: 4096, Len: 64})
-	m.Sh("cat f >/dev/null")
-	said := func() string { return harness.Mendfs(t, "status", m.At).Stdout }
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(said(), "permission denied"); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("nothing was denied: %s", said())
-		}
-	}
+	loseALine(m)
+	untilStatus(t, m, "symbolic links")
 	if text, err := os.ReadFile(elsewhere); err != nil || len(text) > 0 {
 		t.Errorf("it has written %q there, %v", text, err)
 	}
@@ -163,6 +178,24 @@ func TestServingProcessIsKeptToItsFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Stop()
+}
+
+// loseALine makes an event.
+func loseALine(m *harness.Mount) {
+	m.Sh("head -c 65536 /dev/zero | tr '\\0' x >f")
+	m.Inject("f", ranges.Range{Off: 4096, Len: 64})
+	m.Sh("cat f >/dev/null")
+}
+
+// untilStatus waits until status has the text.
+func untilStatus(t *testing.T, m *harness.Mount, text string) {
+	t.Helper()
+	said := func() string { return harness.Mendfs(t, "status", m.At).Stdout }
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(said(), text); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("no %q: %s", text, said())
+		}
+	}
 }
 
 // TestWorkGoesOnInTheSandbox rotates, records, repairs and renames after a
