@@ -13,16 +13,16 @@ import (
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
-// checkpoints are those made while the engine is at work, one at a time.
-type checkpoints struct {
+// oneAtATime is work that is done while the engine is at work, by one goroutine at most.
+type oneAtATime struct {
 	mu       sync.Mutex // guards the two below
 	underWay bool
 	over     bool
 	all      sync.WaitGroup
 }
 
-// begin runs checkpoint on a goroutine, unless one runs already. end waits for it.
-func (c *checkpoints) begin(checkpoint func()) {
+// begin runs work on a goroutine, unless one runs already. end waits for it.
+func (c *oneAtATime) begin(work func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.underWay || c.over {
@@ -30,7 +30,7 @@ func (c *checkpoints) begin(checkpoint func()) {
 	}
 	c.underWay = true
 	c.all.Go(func() {
-		checkpoint()
+		work()
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.underWay = false
@@ -38,7 +38,7 @@ func (c *checkpoints) begin(checkpoint func()) {
 }
 
 // end returns when none runs, and sees to it that none begins.
-func (c *checkpoints) end() {
+func (c *oneAtATime) end() {
 	c.mu.Lock()
 	c.over = true
 	c.mu.Unlock()
@@ -57,11 +57,16 @@ func (e *Engine) closed(ids []uint64) error {
 	if after := e.closes.Add(n); (after-n)/between != after/between {
 		e.checkpoints.begin(func() {
 			if err := e.checkpoint(); err != nil {
-				e.Events.Emit(event.Event{Event: event.RepairFailed, FS: e.FS, Action: "journal", Error: err.Error(), Next: nextAfter("journal")})
+				e.tellFailure("journal", err)
 			}
 		})
 	}
 	return nil
+}
+
+// tellFailure tells that the state disk refused a step that is for many repairs.
+func (e *Engine) tellFailure(step string, err error) {
+	e.Events.Emit(event.Event{Event: event.RepairFailed, FS: e.FS, Action: step, Error: err.Error(), Next: nextAfter(step)})
 }
 
 // checkpoint lets the journal and the ledger forget intents that are closed.

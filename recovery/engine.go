@@ -97,7 +97,9 @@ type Engine struct {
 	closes   atomic.Uint64 // intents closed since the start, for checkpoints
 	chunks   sync.Pool     // of *[verifyChunk]byte
 
-	checkpoints checkpoints
+	closings    closings
+	enders      oneAtATime // of closings
+	checkpoints oneAtATime
 
 	mu      sync.Mutex // guards damaged, open and listed
 	damaged map[string]weak.Pointer[Inode]
@@ -124,8 +126,9 @@ func New(c Config) (*Engine, error) {
 
 // Close makes everything recorded durable. No I/O may follow.
 func (e *Engine) Close() error {
+	e.enders.end()
 	e.checkpoints.end()
-	return errors.Join(e.Ledger.Flush(), e.checkpoint(), e.Journal.Sync())
+	return errors.Join(e.endClosings(), e.Ledger.Flush(), e.checkpoint(), e.Journal.Sync())
 }
 
 // Recheck forgets what is known of bad pages, so that the next read of each

@@ -43,7 +43,8 @@ func (f *File) finish(d *damage, u *unfinished) error {
 	}
 	f.engine.at.Hit(failpoint.PagesDurable)
 	f.dropImagesNow(d, u.pages()...) // while the intent is open: it has what is needed of them
-	if err := f.engine.Ledger.Commit(u.change); err != nil {
+	waits := f.mayWait(u)
+	if err := f.close(d, u, waits); err != nil {
 		f.emitFailure("ledger", u.span(), err)
 		return &RepairError{Step: "ledger", Page: u.span(), Err: err}
 	}
@@ -53,10 +54,21 @@ func (f *File) finish(d *damage, u *unfinished) error {
 		d.forget(pages)
 		d.nowClosed(pages)
 	}
+	if waits {
+		return nil
+	}
 	if err := f.engine.closed(u.change.Close); err != nil {
 		f.emitFailure("journal", u.span(), err) // the ledger has it: they are closed all the same
 	}
 	return nil
+}
+
+// close is step 4.
+func (f *File) close(d *damage, u *unfinished, waits bool) error {
+	if waits {
+		return f.engine.closeLater(d.key, u)
+	}
+	return f.engine.Ledger.Commit(u.change)
 }
 
 // failed tells which step an unfinished repair waits for.

@@ -69,6 +69,9 @@ func (i *Inode) Damaged() bool {
 func (i *Inode) Share() (unshare func()) {
 	i.lock()
 	defer i.unlock()
+	if d := i.damage.Load(); d != nil {
+		_ = i.engine.endClosing(d.key, everything()) // whoever writes there through us gets the error
+	}
 	i.shares++
 	i.sharers.Add(1)
 	return sync.OnceFunc(func() { i.sharers.Add(-1) })
@@ -82,7 +85,7 @@ func (i *Inode) isShared() bool { return i.sharers.Load() > 0 }
 // on this mount.
 func (e *Engine) NewInode(fd int) *Inode {
 	i := &Inode{engine: e, seq: e.sequence.Add(1)}
-	if !e.Ledger.Any() && !e.Journal.HasImages() && e.pins.Load() == 0 && e.lists.Load() == 0 {
+	if !e.Ledger.Any() && !e.Journal.HasImages() && e.pins.Load() == 0 && e.lists.Load() == 0 && e.closings.n.Load() == 0 {
 		return i
 	}
 	id, err := fileid.Of(fd)
@@ -93,7 +96,7 @@ func (e *Engine) NewInode(fd int) *Inode {
 		return pinned
 	}
 	listed := e.listedPages(id.Key())
-	if e.Ledger.Has(id.Key()) || !e.Journal.Pages(id.Key()).Empty() || !listed.Empty() {
+	if e.Ledger.Has(id.Key()) || !e.Journal.Pages(id.Key()).Empty() || !listed.Empty() || e.isClosing(id.Key(), everything()) {
 		if d, err := i.know(id); err == nil { // on error the medium is asked, as for a file never seen
 			d.suspect(listed)
 		}
@@ -107,7 +110,7 @@ func (i *Inode) know(id fileid.ID) (*damage, error) {
 		return d, nil
 	}
 	d := &damage{id: id, key: id.Key()}
-	d.blank = !i.engine.Ledger.Has(d.key)
+	d.blank = !i.engine.Ledger.Has(d.key) && !i.engine.isClosing(d.key, everything())
 	lost, reinit, err := i.engine.Ledger.Live(d.key)
 	if err != nil {
 		return nil, fmt.Errorf("asking the ledger: %w", err)

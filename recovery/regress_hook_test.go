@@ -158,10 +158,13 @@ func (r *rig) mustFail(off int64, b []byte) {
 	}
 }
 
+// wantNoIntents wants the ledger or the journal to say that all intents are closed.
 func (r *rig) wantNoIntents() {
 	r.t.Helper()
-	if n := len(r.journal.Intents()); n != 0 {
-		r.t.Errorf("%d intents open", n)
+	for _, in := range r.journal.Intents() {
+		if !r.ledger.Closed(in.ID) {
+			r.t.Errorf("intent %d of %v is open", in.ID, in.Range)
+		}
 	}
 }
 

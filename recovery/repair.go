@@ -22,7 +22,7 @@ type mend struct {
 	fresh ranges.Range // what the application writes of it; empty for a repair of ours
 	data  []byte       // of fresh
 
-	written []ranges.Range // of fresh, what is certainly the application's: zeros of a writeback may be ours
+	written []ranges.Range // of fresh, what is certainly the application's: zeros of a writeback may be ours, those of a copy stand for lost bytes
 	content []byte         // the page as it shall be; zero beyond the end of the file
 	before  *page          // what was salvaged; nil if all is overwritten
 	intent  *journal.Intent
@@ -68,8 +68,16 @@ func (r *repair) run() (failed ranges.Range, err error) {
 	if r.file.engine.ReadOnly {
 		return first, &RepairError{Step: "write", Page: first, Err: unix.EROFS}
 	}
-	r.path = sync.OnceValue(r.file.path)
+	r.path = r.file.recentPath
+	if r.damage.id.Handle == "" { // the name is all that finds the file again
+		r.path = sync.OnceValue(r.file.path)
+	}
 	shared := r.file.ino.isShared() // it may end any time
+	for _, m := range r.mends {
+		if err := r.file.engine.endClosing(r.damage.key, m.page); err != nil {
+			return first, err
+		}
+	}
 	for _, m := range r.mends {
 		if err := r.prepare(m); err != nil {
 			return first, err
@@ -117,7 +125,7 @@ func (r *repair) prepare(m *mend) error {
 		}
 	}
 	inFile := m.page.Intersect(ranges.Between(0, r.size))
-	m.written = []ranges.Range{m.fresh}
+	m.written = r.damage.notCopied(m.fresh)
 	if r.writeback {
 		m.written = nonZero(m.data, m.fresh.Off)
 	}
@@ -175,7 +183,7 @@ func (r *repair) begin() error {
 	}
 	var plain *journal.Intent
 	for _, n := range runs(r.mends) {
-		if m := n.mends[0]; m.before != nil || m.page.End() > r.end {
+		if m := n.mends[0]; !m.isWhole() || m.page.End() > r.end {
 			m.intent = r.imageIntent(base, m)
 			r.intents = append(r.intents, m.intent)
 			continue
@@ -222,7 +230,9 @@ func runs(mends []*mend) []run {
 }
 
 // isWhole reports whether all of the page is the application's.
-func (m *mend) isWhole() bool { return m.before == nil && m.fresh == m.page }
+func (m *mend) isWhole() bool {
+	return m.before == nil && m.fresh == m.page && len(m.written) == 1 && m.written[0] == m.page
+}
 
 // imageIntent is the intent for one page, with what the page shall hold.
 func (r *repair) imageIntent(in journal.Intent, m *mend) *journal.Intent {

@@ -85,6 +85,9 @@ func (f *File) reshape(freed ranges.Range, edges func(size int64) []ranges.Range
 	if err := f.finishOpen(d); err != nil {
 		return err
 	}
+	if err := f.engine.endClosing(d.key, everything()); err != nil {
+		return err
+	}
 	st, err := f.stat()
 	if err != nil {
 		return err

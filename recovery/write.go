@@ -61,6 +61,9 @@ func (f *File) writeLocked(p []byte, r ranges.Range, writeback, unread bool, who
 	if err := f.finishOpen(d); err != nil {
 		return 0, err
 	}
+	if err := f.engine.endClosing(d.key, r); err != nil {
+		return 0, err
+	}
 	st, err := f.stat()
 	if err != nil {
 		return 0, err
@@ -79,7 +82,7 @@ func (f *File) writeClean(p []byte, r ranges.Range, writeback bool, who Caller) 
 	f.ino.mu.RLock()
 	defer f.ino.mu.RUnlock()
 	d := f.ino.damage.Load()
-	if d != nil && f.engine.Semantics.Recover && d.concernsWrite(r) {
+	if d != nil && f.engine.Semantics.Recover && (d.concernsWrite(r) || f.engine.isClosing(d.key, r)) {
 		return 0, false, nil
 	}
 	defer f.ino.changed(r)

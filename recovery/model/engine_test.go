@@ -74,7 +74,7 @@ func (w *world) medium(s *state, o op, content page) {
 	}
 }
 
-// moveRows is repair.change, in one durable step with all recorded before.
+// moveRows is repair.change.
 func (s *state) moveRows(written, missing mask) {
 	for l := range lines {
 		switch live := s.rows[l] == rowLost || s.rows[l] == rowReinitialized; {
@@ -86,13 +86,20 @@ func (s *state) moveRows(written, missing mask) {
 			s.rows[l] = rowReinitialized
 		}
 	}
-	s.rowsDisk = s.rows
 }
 
 func (s *state) closeIntents() {
 	s.intents = [2]intent{}
 	s.image = salvaged{}
-	s.engine.bad = false
+	s.engine.bad, s.engine.closing = false, false
+}
+
+// flush is Ledger.Flush: rows, and the intents that wait to be closed, in one.
+func (s *state) flush() {
+	s.rowsDisk = s.rows
+	if s.engine.closing {
+		s.intents, s.engine.closing = [2]intent{}, false
+	}
 }
 
 func (s *state) lostLines() (m mask) {

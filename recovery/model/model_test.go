@@ -16,7 +16,7 @@ const floor = 600_000
 var needed = []string{
 	"looks: unreadable", "looks: equal", "looks: torn", "looks: our own hole", "looks: newer, kept",
 	"looks: conflict", "looks: whole pages, written", "looks: whole pages, still bad", "looks: whole pages, torn",
-	"looks: whole pages, rolled back before", "write: synced, and recorded", "intent renewed", "repair: intent with an image durable",
+	"looks: whole pages, rolled back before", "repair: end recorded, the disk later", "write: synced, and recorded", "intent renewed", "repair: intent with an image durable",
 	"read: what else can be had", "lists the latent poison", "rows reach the disk", "more than the slack passes",
 }
 
@@ -161,6 +161,11 @@ func TestEveryStepIsNeeded(t *testing.T) {
 		{"replay leaves torn whole pages", whole, func(w *world) { w.bugs.noRollBack = true }, "I1"},
 		{"replay leaves the rows of whole pages", whole, func(w *world) { w.bugs.noMoves = true }, "I3"},
 		{"replay closes the intent of whole pages before they are durable", whole, func(w *world) { w.bugs.noSettleSync = true }, "I3"},
+		{"a page is written again before its intent is closed",
+			world{actors: [3]program{writeAll, writeEnd}, poison: listed, known: true, crashes: 1}, func(w *world) { w.bugs.noEndClosing = true }, "I"},
+		{"whole pages: the end is recorded before they are durable", whole, func(w *world) {
+			w.steps = []op{opIntent, opClear, opCopy, opCutBack, opRecord, opSync, opUnlock}
+		}, "I3"},
 		{"replay takes a part written into our hole for newer data",
 			world{actors: one.actors, poison: listed, punches: true, crashes: 1, alien: 1, conflicts: true, bugs: bugs{conflictRecords: true}},
 			func(w *world) { w.bugs.punchedNewer = true }, "I2"},

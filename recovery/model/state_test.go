@@ -82,8 +82,8 @@ const (
 
 type rows [lines]row
 
-// intent is one of the journal. Journal.Begin and Ledger.Commit are durable
-// when they return, so nothing volatile of it exists.
+// intent is one of the journal. Journal.Begin is durable when it returns; that it is
+// closed may be known to the daemon first (engine.closing).
 type intent struct {
 	open, hasImage, punched   bool
 	image                     page // without an image: the checksum
@@ -99,6 +99,7 @@ type engine struct {
 	epoch, writes uint8
 	known         bool // Inode.damage is set
 	bad           bool // the page is known bad
+	closing       bool // the intent is closed but for the disk (closings)
 }
 
 // salvaged is the image of a bad page, in the journal's salvage area.

@@ -56,6 +56,7 @@ type world struct {
 type bugs struct {
 	noEpoch, noWrites, noBoot, noTorn, noSize, sharedSalvage, renewBoot bool
 
+	noEndClosing bool // a page is written again before its intent is closed
 	noClaim      bool // replay writes under the intent's old time
 	noRecord     bool // what lies under newer data is not recorded
 	noCutBack    bool // the size under newer data stays
@@ -149,9 +150,9 @@ func (w *world) nature(s state, to emit) {
 		}
 		to("kernel", "lists the latent poison", n)
 	}
-	if s.rowsDisk != s.rows && s.phase == serving {
+	if (s.rowsDisk != s.rows || s.engine.closing) && s.phase == serving {
 		n := s
-		n.rowsDisk = s.rows
+		n.flush()
 		to("ledger", "rows reach the disk", n)
 	}
 	if s.now != s.disk && !s.midWrite() {

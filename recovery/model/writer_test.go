@@ -14,13 +14,14 @@ const (
 	opCutBack  // (3) cutBack
 	opSync     // (3) settle
 	opCommit   // (4) Ledger.Commit: intent and rows in one
+	opRecord   // (4) closeLater: the same, and the disk has it later
 	opClose    // half of it, for mutations
 	opMoveRows // the other half
 	opUnlock   // (5)
 )
 
 var opNames = [...]string{"intent durable", "intent with an image durable", "intent renewed", "punching durable", "page punched", "page cleared", "page copied", "cut back",
-	"page durable", "intent closed, rows moved", "intent closed", "rows moved", "unlocked"}
+	"page durable", "intent closed, rows moved", "end recorded, the disk later", "intent closed", "rows moved", "unlocked"}
 
 // repairSteps is the protocol; plain is a write of whole pages.
 func (w *world) repairSteps(plain bool) []op {
@@ -31,6 +32,8 @@ func (w *world) repairSteps(plain bool) []op {
 		return []op{opIntent, opImage, opPunching, opPunch, opCopy, opCutBack, opSync, opCommit, opUnlock}
 	case w.punches:
 		return []op{opIntent, opPunching, opPunch, opCopy, opCutBack, opSync, opCommit, opUnlock}
+	case plain:
+		return []op{opIntent, opClear, opCopy, opCutBack, opSync, opRecord, opUnlock}
 	}
 	return []op{opIntent, opClear, opCopy, opCutBack, opSync, opCommit, opUnlock}
 }
@@ -113,7 +116,8 @@ func (w *world) serveWrite(s state, i int, writeback bool, to emit) {
 		s.cache.holder = 0
 		to(me, "write: answered", s)
 	case a.pc == wFsync:
-		s.disk, s.rowsDisk = s.now, s.rows
+		s.disk = s.now
+		s.flush()
 		s.ghost.synced = s.ghost.dead
 		s.noteSynced()
 		a.pc = done
@@ -132,7 +136,7 @@ func (w *world) writeShared(s state, i int, writeback bool, to emit) {
 		if e.exclusive != 0 {
 			return
 		}
-		if s.concerns() {
+		if s.concerns() || s.engine.closing && !w.bugs.noEndClosing {
 			if w.bugs.sharedSalvage {
 				w.prepare(&s, i, writeback)
 				a.made = true
@@ -183,7 +187,10 @@ func (w *world) writeExclusive(s state, i int, writeback bool, to emit) {
 		e.known = true
 		a.pc = wPrepare
 		to(me, "write: locked exclusively", s)
-	case wPrepare: // mendingWrite: lookFirst, writeGood, blame, prepare
+	case wPrepare: // endClosing; mendingWrite: lookFirst, writeGood, blame, prepare
+		if s.engine.closing && !w.bugs.noEndClosing {
+			s.flush()
+		}
 		if !e.bad && s.now.poison == listed || e.bad || s.image.has || s.rows[badLine] == rowLost {
 			s.inspect()
 		}
@@ -271,11 +278,17 @@ func (w *world) mend(s state, i int, writeback bool, to emit) {
 		s.intents[k] = in
 	case opCommit:
 		s.moveRows(a.written, all&^a.have)
+		s.rowsDisk = s.rows
 		s.closeIntents()
+	case opRecord:
+		s.moveRows(a.written, all&^a.have)
+		s.image, s.engine.bad = salvaged{}, false
+		s.engine.closing = true
 	case opClose:
 		s.closeIntents()
 	case opMoveRows:
 		s.moveRows(a.written, all&^a.have)
+		s.rowsDisk = s.rows
 	case opUnlock:
 		s.engine.epoch++
 		s.engine.exclusive = 0
