@@ -138,27 +138,38 @@ func (f *File) writeCopied(p []byte, off int64, zeros []ranges.Range, who Caller
 	if err != nil {
 		return 0, err
 	}
+	st, err := f.stat()
+	if err != nil {
+		return 0, err
+	}
+	look := &mendingWrite{file: f, damage: d, at: at, size: st.Size, who: who}
+	if err := look.lookFirst(); err != nil { // so that what is lost there is bad, and repaired
+		return 0, err
+	}
 	if err := f.engine.Ledger.Commit(f.copied(d, at, zeros)); err != nil {
 		return 0, &RepairError{Step: "ledger", Page: at, Err: err}
 	}
+	d.recorded()
 	d.setCopied(at, zeros) // the write does not end the rows of these
 	n, err := f.writeLocked(p, at, false, false, who)
 	d.setCopied(at, nil)
-	d.apply(f.copied(d, at, zeros))
 	if n == 0 {
 		return 0, err
 	}
 	return n, nil
 }
 
-// copied is the record of zeros, ranges counted from the start of r, in r.
+// copied is the record of zeros, ranges counted from the start of r, in r. What is
+// lost there already stays so until it is repaired.
 func (f *File) copied(d *damage, r ranges.Range, zeros []ranges.Range) (c ledger.Change) {
 	path := f.path()
 	for _, z := range zeros {
 		at := z.Shift(r.Off).Intersect(r)
 		c.Lost = append(c.Lost, ledger.Loss{File: d.id, Path: path, Range: at,
 			Cause: "copied", Source: f.engine.Medium.Source(), Granularity: at.Len})
-		c.Moves = append(c.Moves, ledger.Move{File: d.id, Path: path, Range: at, To: ledger.Reinitialized})
+		for _, fresh := range d.notLost(at) {
+			c.Moves = append(c.Moves, ledger.Move{File: d.id, Path: path, Range: fresh, To: ledger.Reinitialized})
+		}
 	}
 	return c
 }

@@ -12,10 +12,12 @@ import (
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
-// damage is what is known of a file that was hurt.
+// damage is what is known of a file that was hurt, besides the ledger's rows, which
+// are in memory as long as there is one.
 type damage struct {
-	id  fileid.ID
-	key string
+	id     fileid.ID
+	key    string
+	ledger *ledger.Ledger
 
 	mu sync.Mutex // guards all below
 	// path is the file's name when asked for at pathAt (recentPath).
@@ -30,9 +32,6 @@ type damage struct {
 	// suspected are pages that are listed, and that nobody has met yet (Detected).
 	suspected ranges.Set
 	images    ranges.Set // pages with an image in the journal
-	// lost are bytes given up, reinit bytes that are zero on clean media: the
-	// ledger's live rows.
-	lost, reinit *ranges.Set
 	// held is what the first touch of a page gave a reader that has not settled
 	// yet: nobody else can have it from the medium any more.
 	held map[int64]*claim
@@ -70,12 +69,12 @@ func (d *damage) recheck(j *journal.Journal) {
 func (d *damage) any() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, s := range []*ranges.Set{&d.bad, &d.unsure, &d.suspected, &d.images, d.lost, d.reinit} {
+	for _, s := range []*ranges.Set{&d.bad, &d.unsure, &d.suspected, &d.images} {
 		if !s.Empty() {
 			return true
 		}
 	}
-	return len(d.open)+len(d.unclosed) > 0
+	return len(d.open)+len(d.unclosed) > 0 || d.ledger.Has(d.key)
 }
 
 // isBlank reports whether nothing is known, nor waits to be durable, nor is in
@@ -107,13 +106,13 @@ func (d *damage) noteChanged(r ranges.Range) {
 // found something out: lost bytes that are there again, or a page that has an
 // image and is not bad.
 func (d *damage) isNews(r ranges.Range, bad *knownBad) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for lost := range d.lost.Within(r) {
+	for _, lost := range d.lostWithin(r) {
 		if !oneContains(bad.missing, lost) {
 			return true
 		}
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for kept := range d.images.Within(r) {
 		if !oneContains(bad.pages, kept) {
 			return true
@@ -134,16 +133,11 @@ func (d *damage) concernsRead(r ranges.Range) bool {
 	r = r.Widen(ranges.PageSize)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.suspected.Overlaps(r) || d.lost.Overlaps(r) || d.images.Overlaps(r) || d.openPages.Overlaps(r)
+	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.suspected.Overlaps(r) || d.images.Overlaps(r) || d.openPages.Overlaps(r) || len(d.lostWithin(r)) > 0
 }
 
 // concernsWrite reports whether a write of r needs more than one pwrite.
-func (d *damage) concernsWrite(r ranges.Range) bool {
-	r = r.Widen(ranges.PageSize)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.bad.Overlaps(r) || d.unsure.Overlaps(r) || d.suspected.Overlaps(r) || d.lost.Overlaps(r) || d.images.Overlaps(r) || d.openPages.Overlaps(r)
-}
+func (d *damage) concernsWrite(r ranges.Range) bool { return d.concernsRead(r) }
 
 // isBad reports whether the page is known bad.
 func (d *damage) isBad(page ranges.Range) bool {
@@ -217,17 +211,18 @@ func (d *damage) badPages() *ranges.Set {
 }
 
 // notLost is the pieces of r that are not recorded as lost.
-func (d *damage) notLost(r ranges.Range) []ranges.Range {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Collect(d.lost.Gaps(r))
+func (d *damage) notLost(r ranges.Range) (gaps []ranges.Range) {
+	pos := r.Off
+	for _, lost := range d.lostWithin(r) {
+		gaps = join(gaps, ranges.Between(pos, lost.Off))
+		pos = lost.End()
+	}
+	return join(gaps, ranges.Between(pos, r.End()))
 }
 
 // lostWithin is the pieces of r that are recorded as lost.
 func (d *damage) lostWithin(r ranges.Range) []ranges.Range {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Collect(d.lost.Within(r))
+	return d.ledger.Within(d.key, r, ledger.Lost)
 }
 
 // setCopied says which bytes of the write under way at r stand for lost ones.
@@ -248,30 +243,14 @@ func (d *damage) notCopied(r ranges.Range) []ranges.Range {
 
 // reinitWithin is the pieces of r that are zero on clean media.
 func (d *damage) reinitWithin(r ranges.Range) []ranges.Range {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Collect(d.reinit.Within(r))
+	return d.ledger.Within(d.key, r, ledger.Reinitialized)
 }
 
-// apply follows a change that the ledger took.
-func (d *damage) apply(c ledger.Change) {
+// recorded says that the ledger took a change.
+func (d *damage) recorded() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.blank = false
-	for _, l := range c.Lost {
-		d.lost.Add(l.Range)
-		d.reinit.Remove(l.Range)
-	}
-	for _, m := range c.Moves {
-		live := slices.Concat(slices.Collect(d.lost.Within(m.Range)), slices.Collect(d.reinit.Within(m.Range)))
-		d.lost.Remove(m.Range)
-		d.reinit.Remove(m.Range)
-		if m.To == ledger.Reinitialized {
-			for _, r := range live {
-				d.reinit.Add(r)
-			}
-		}
-	}
 }
 
 // claim is a page that a reader is the first to touch. What it gives stands as

@@ -49,7 +49,7 @@ func (f *File) finish(d *damage, u *unfinished) error {
 		return &RepairError{Step: "ledger", Page: u.span(), Err: err}
 	}
 	f.engine.at.Hit(failpoint.IntentClosed)
-	d.apply(u.change)
+	d.recorded()
 	for _, pages := range u.pages() {
 		d.forget(pages)
 		d.nowClosed(pages)

@@ -109,13 +109,13 @@ func (i *Inode) know(id fileid.ID) (*damage, error) {
 	if d := i.damage.Load(); d != nil {
 		return d, nil
 	}
-	d := &damage{id: id, key: id.Key()}
+	d := &damage{id: id, key: id.Key(), ledger: i.engine.Ledger}
 	d.blank = !i.engine.Ledger.Has(d.key) && !i.engine.isClosing(d.key, everything())
-	lost, reinit, err := i.engine.Ledger.Live(d.key)
-	if err != nil {
-		return nil, fmt.Errorf("asking the ledger: %w", err)
+	if d.ledger.Has(d.key) {
+		if err := d.ledger.Load(d.key); err != nil {
+			return nil, fmt.Errorf("asking the ledger: %w", err)
+		}
 	}
-	d.lost, d.reinit = lost, reinit
 	d.loadImages(i.engine.Journal)
 	for _, in := range i.engine.Journal.Intents() { // those that replay had to leave open
 		if in.File.Key() == d.key && in.Image != nil {

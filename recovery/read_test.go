@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mendfs/mendfs/recovery/ledger"
 	"github.com/mendfs/mendfs/recovery/media"
 	"github.com/mendfs/mendfs/recovery/media/mediatest"
 	"github.com/mendfs/mendfs/recovery/ranges"
@@ -363,9 +364,11 @@ func TestLostXattr(t *testing.T) {
 	if want := `{"version":1,"lost":[{"offset":4096,"length":512,"state":"lost"}]}`; !ok || string(v) != want {
 		t.Errorf("%s, want %s", v, want)
 	}
+	var much ledger.Change
 	for n := range int64(1000) {
-		r.ino.damage.Load().lost.Add(rng(n*200, 100))
+		much.Lost = append(much.Lost, ledger.Loss{File: r.ino.damage.Load().id, Range: rng(n*200, 100)})
 	}
+	r.check(r.ledger.Record(much))
 	v, _ = r.ino.LostXattr()
 	var value struct{ Truncated bool }
 	if err := json.Unmarshal(v, &value); err != nil || !value.Truncated || len(v) > maxXattr {

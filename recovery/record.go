@@ -37,7 +37,7 @@ func (f *File) recordLoss(d *damage, bad []*page, who Caller) error {
 		if err := f.engine.Ledger.Record(change); err != nil {
 			return fmt.Errorf("recording loss: %w: %w", err, unix.EIO) // no zero without a record
 		}
-		d.apply(change)
+		d.recorded()
 	}
 	for _, p := range bad {
 		if f.keepImage(d, p, path) {

@@ -285,7 +285,7 @@ func (r *recoveryRead) noticeClean(bad []*page) error {
 	if err := f.engine.Ledger.Record(change); err != nil {
 		return &RepairError{Step: "ledger", Page: r.want, Err: err}
 	}
-	d.apply(change)
+	d.recorded()
 	for _, m := range change.Moves {
 		if m.To != ledger.Reinitialized {
 			d.noteChanged(m.Range)

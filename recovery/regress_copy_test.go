@@ -95,3 +95,30 @@ func TestCopyWhileTheSourceIsRewritten(t *testing.T) {
 		t.Error("zeros that stand for lost bytes are not recorded")
 	}
 }
+
+// TestCopyOverLoss: zeros that stand for lost bytes are recorded where they are copied
+// over bytes that were lost, too, whether or not those are there again by then.
+func TestCopyOverLoss(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		r := newRig(t, "dax", 4*pg).start()
+		from, to := rng(512, 512), rng(2*pg+512, 512)
+		r.poison(from, false)
+		r.read(0, 4*pg)
+		r.write(0, pattern(64)) // repairs the page
+		r.poison(to, false)
+		r.read(0, 4*pg)
+		if gone {
+			r.check(r.sim.Clear())
+			r.engine.Recheck()
+		}
+		if n, err := Copy(r.file, 2*pg, r.file, 0, pg, Caller{}); n != pg || err != nil {
+			t.Fatalf("gone %v: copy: %d, %v", gone, n, err)
+		}
+		want := without(pattern(4*pg), from)
+		copy(want[2*pg:], want[:pg])
+		wantBytes(t, "the copy", r.read(0, 4*pg), want)
+		lost, reinit := r.live()
+		wantSet(t, "lost", lost)
+		wantSet(t, "reinitialized", reinit, from, to)
+	}
+}

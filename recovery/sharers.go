@@ -210,7 +210,7 @@ func (e *Engine) follow(s sharer, c ledger.Change) {
 	if err != nil {
 		return // whoever uses the file next asks the ledger, and fails if that does
 	}
-	d.apply(c)
+	d.recorded()
 	if len(c.Moves) > 0 {
 		d.noteChanged(s.lost)
 		d.doubt(ranges.Of(ranges.Page(s.lost.Off)), ranges.Of(), e.Journal.PendingPages(d.key))

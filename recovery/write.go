@@ -145,7 +145,7 @@ func (f *File) recordGone(d *damage, r ranges.Range, change ledger.Change) error
 	if err := f.engine.Ledger.Record(change); err != nil {
 		return &RepairError{Step: "ledger", Page: r, Err: err}
 	}
-	d.apply(change)
+	d.recorded()
 	return nil
 }
 

@@ -30,15 +30,13 @@ func (i *Inode) LostXattr() (value []byte, ok bool) {
 	if d == nil {
 		return nil, false
 	}
-	d.mu.Lock()
 	var rows []xattrRange
-	for r := range d.lost.All() {
+	for _, r := range d.lostWithin(everything()) {
 		rows = append(rows, xattrRange{r, ledger.Lost})
 	}
-	for r := range d.reinit.All() {
+	for _, r := range d.reinitWithin(everything()) {
 		rows = append(rows, xattrRange{r, ledger.Reinitialized})
 	}
-	d.mu.Unlock()
 	if len(rows) == 0 {
 		return nil, false
 	}

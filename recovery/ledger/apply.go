@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/mendfs/mendfs/recovery/fileid"
@@ -264,23 +265,4 @@ func (l *Ledger) isNews(losses []Loss) bool {
 }
 
 // overlapping lists the live rows, whole, that have a byte in r.
-func (f *file) overlapping(r ranges.Range) []span {
-	var out []span
-	if r.Empty() {
-		return out
-	}
-	if s, ok := f.rows.before(r.Off); ok && s.End() > r.Off {
-		out = append(out, s)
-	}
-	for off, w := range f.rows.from(r.Off) {
-		if off >= r.End() {
-			break
-		}
-		out = append(out, spanOf(off, w))
-	}
-	return out
-}
-
-func spanOf(off int64, w row) span {
-	return span{ranges.Range{Off: off, Len: w.length}, w}
-}
+func (f *file) overlapping(r ranges.Range) []span { return slices.Collect(f.rows.overlapping(r)) }

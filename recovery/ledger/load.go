@@ -71,12 +71,12 @@ func (l *Ledger) readClosed(key, value []byte) error {
 // known yet has none.
 func (l *Ledger) loadAll(c Change) error {
 	for _, x := range c.Lost {
-		if err := l.load(x.File.Key()); err != nil {
+		if err := l.Load(x.File.Key()); err != nil {
 			return err
 		}
 	}
 	for _, m := range c.Moves {
-		if err := l.load(m.File.Key()); err != nil {
+		if err := l.Load(m.File.Key()); err != nil {
 			return err
 		}
 	}
@@ -89,9 +89,9 @@ type loading struct {
 	err  error
 }
 
-// load brings the rows of a file into memory, where they stay. Until then they
+// Load brings the live rows of a file into memory, where they stay. Until then they
 // don't change: who wants to change them loads them first.
-func (l *Ledger) load(key string) error {
+func (l *Ledger) Load(key string) error {
 	l.mu.RLock()
 	f := l.files[key]
 	loaded := f == nil || f.loaded

@@ -158,6 +158,14 @@ func (o *oracle) checkLive(t *testing.T, l *Ledger, id fileid.ID) {
 	if lost.String() != wantLost.String() || reinit.String() != wantReinit.String() {
 		t.Fatalf("Live(%v) = %v %v, want %v %v", id, lost, reinit, wantLost, wantReinit)
 	}
+	for off := int64(0); off < oracleBytes; off += 7 {
+		r := ranges.Range{Off: off, Len: 23}
+		for state, all := range map[State]*ranges.Set{Lost: wantLost, Reinitialized: wantReinit} {
+			if got, want := l.Within(id.Key(), r, state), slices.Collect(all.Within(r)); !slices.Equal(got, want) {
+				t.Fatalf("Within(%v, %v, %s) = %v, want %v", id, r, state, got, want)
+			}
+		}
+	}
 }
 
 func sortFates(f []fate) {

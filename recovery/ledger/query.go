@@ -31,7 +31,7 @@ func (l *Ledger) Live(key string) (lost, reinit *ranges.Set, err error) {
 	if !l.Has(key) {
 		return lost, reinit, nil
 	}
-	if err := l.load(key); err != nil {
+	if err := l.Load(key); err != nil {
 		return nil, nil, err
 	}
 	l.mu.RLock()
@@ -45,6 +45,33 @@ func (l *Ledger) Live(key string) (lost, reinit *ranges.Set, err error) {
 		}
 	}
 	return lost, reinit, nil
+}
+
+// Within is the bytes of a file in r that have that live state, in order,
+// neighbours as one. It never asks the disk: Load has to have brought them into memory,
+// if there are any (Has).
+func (l *Ledger) Within(key string, r ranges.Range, state State) (in []ranges.Range) {
+	if !l.Any() {
+		return nil
+	}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	f := l.files[key]
+	if f == nil {
+		return nil
+	}
+	for s := range f.rows.overlapping(r) {
+		if s.what.state != state {
+			continue
+		}
+		piece := s.Intersect(r)
+		if n := len(in); n > 0 && in[n-1].End() == piece.Off {
+			in[n-1].Len += piece.Len
+			continue
+		}
+		in = append(in, piece)
+	}
+	return in
 }
 
 // Rows yields the rows of one file, the state of one moment, by offset; with

@@ -5,6 +5,8 @@ import (
 	"iter"
 	"slices"
 	"sort"
+
+	"github.com/mendfs/mendfs/recovery/ranges"
 )
 
 // rowMap is the live rows of a file by offset. It packs them: rows that came in
@@ -102,6 +104,23 @@ func (m *rowMap) from(off int64) iter.Seq2[int64, row] {
 	}
 }
 
+// overlapping yields the rows, whole, that have a byte in r, in order.
+func (m *rowMap) overlapping(r ranges.Range) iter.Seq[span] {
+	return func(yield func(span) bool) {
+		if r.Empty() {
+			return
+		}
+		if s, ok := m.before(r.Off); ok && s.End() > r.Off && !yield(s) {
+			return
+		}
+		for off, w := range m.from(r.Off) {
+			if off >= r.End() || !yield(spanOf(off, w)) {
+				return
+			}
+		}
+	}
+}
+
 // before is the last row that begins before off.
 func (m *rowMap) before(off int64) (s span, ok bool) {
 	c, i, _ := m.find(off)
@@ -113,4 +132,8 @@ func (m *rowMap) before(off int64) (s span, ok bool) {
 	}
 	last := m.chunks[c][i-1]
 	return spanOf(last.off, last.row), true
+}
+
+func spanOf(off int64, w row) span {
+	return span{ranges.Range{Off: off, Len: w.length}, w}
 }
