@@ -98,13 +98,24 @@ func (j *Journal) append(rs ...record) error {
 // garbage in the journal is room too.
 func (j *Journal) reserve(n int64) error {
 	err := j.extend(n + frameSize)
-	if errors.Is(err, ErrFull) && j.garbage() >= n && j.rewrite() == nil {
-		err = j.extend(n + frameSize)
+	if errors.Is(err, ErrFull) && j.mayGain(n) {
+		if j.rewrite() == nil {
+			err = j.extend(n + frameSize)
+		}
+		if err != nil { // not for each of those who are refused
+			j.retry = time.Now().Add(retryDelay)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("journal %s: %w", j.path, err)
 	}
 	return nil
+}
+
+// mayGain reports whether a fresh file is worth a try: it would be n bytes shorter, and
+// the last try has helped, or was some time ago.
+func (j *Journal) mayGain(n int64) bool {
+	return j.garbage()-j.closedSize() >= n && !time.Now().Before(j.retry)
 }
 
 // extend is reserve without the last resort. It extends by whole chunks only,

@@ -88,8 +88,10 @@
 // # Compaction
 //
 // Live records are written to "<journal>.new", which then replaces the journal:
-// by [Journal.Checkpoint] when garbage exceeds 16 MiB and half of the file, and
-// by any durable call when the disk is full or the file is not to be trusted.
+// by [Journal.Checkpoint] when garbage exceeds 16 MiB and half of the file, by any
+// call that appends when the disk is full and the new file would have the room, and by
+// any durable call when the file is not to be trusted. What has not helped is tried
+// again after a second.
 // Checkpoint lets the other calls go on: what they append to the old file
 // meanwhile is copied behind the rest, and only the last of it holds them up.
 // An image that can't be read is left behind ([Journal.TakeUnread]), and the old
