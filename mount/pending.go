@@ -3,7 +3,6 @@ package mount
 import (
 	"context"
 	"errors"
-	"iter"
 	"path/filepath"
 	"slices"
 	"time"
@@ -52,10 +51,10 @@ func (r *records) unfinished() ([]control.Pending, error) {
 		all = append(all, pending(in, control.Conflict))
 	}
 	for owed, err := range r.journal.Images(true) {
-		if err != nil && !errors.Is(err, journal.ErrUnreadable) { // of that one the rest is told
-			return nil, failed(err, "see the state disk", "an image in the journal can't be read")
-		}
 		p := control.Pending{File: owed.File, Range: ranges.Page(owed.Page), Image: owed.Data, Missing: owed.Missing}
+		if err != nil { // of that one the rest is told
+			p.Unread = err.Error()
+		}
 		p.Path, p.PathB64 = control.Wire(owed.Path)
 		all = append(all, because(p, control.Refused))
 	}
@@ -107,24 +106,23 @@ func dropKept(j *journal.Journal, id uint64) error {
 	return nil
 }
 
-// Salvaged yields the best images of bad pages that the state directory dir
-// keeps, whether or not a mount runs on it: bytes that may be nowhere else.
-// Those of repairs that are pending are not among them.
-func Salvaged(dir string) iter.Seq2[journal.Saved, error] {
-	return func(yield func(journal.Saved, error) bool) {
-		j, err := journal.View(filepath.Join(dir, journalFile))
-		if err != nil {
-			yield(journal.Saved{}, damaged(err, dir))
-			return
-		}
-		for im, err := range j.Images(false) {
-			if err != nil {
-				err = failed(err, "see the state disk", "an image in the journal can't be read")
-			}
-			if !im.Pending && !yield(im, err) {
-				break
-			}
-		}
-		_ = j.Shutdown() // only read
+// EachSalvaged calls do with the best images of bad pages that the state directory
+// dir keeps, whether or not a mount runs on it: bytes that may be nowhere else.
+// Those of repairs that are pending are not among them. Of one that can't be read do
+// gets why, and only File and Page. It ends with the first error that do returns.
+func EachSalvaged(dir string, do func(im journal.Saved, unread error) error) error {
+	j, err := journal.View(filepath.Join(dir, journalFile))
+	if err != nil {
+		return damaged(err, dir)
 	}
+	defer func() { _ = j.Shutdown() }() // only read
+	for im, unread := range j.Images(false) {
+		if im.Pending {
+			continue
+		}
+		if err := do(im, unread); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/mendfs/mendfs/mount"
 	"github.com/mendfs/mendfs/mount/control"
 	"github.com/mendfs/mendfs/recovery/fileid"
+	"github.com/mendfs/mendfs/recovery/journal"
 	"github.com/mendfs/mendfs/recovery/ledger"
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
@@ -32,6 +33,7 @@ type manifest struct {
 	State   string     `json:"state"`
 	Time    time.Time  `json:"time"`
 	Images  []exported `json:"images"`
+	Unread  []unread   `json:"unread,omitempty"`
 }
 
 // exported is one image: a page of a file, as far as the file reaches.
@@ -48,6 +50,17 @@ type exported struct {
 	Missing      []ranges.Range `json:"missing"` // zero in the image, because they could not be had; file offsets
 }
 
+// unread is an image that the state disk does not give back, so that it is not in the
+// export.
+type unread struct {
+	Why     control.Why `json:"why"`
+	File    fileid.ID   `json:"file"`
+	Path    string      `json:"path,omitempty"`
+	PathB64 []byte      `json:"path_b64,omitempty"`
+	ranges.Range
+	Error string `json:"error"`
+}
+
 const salvaged control.Why = "salvaged"
 
 // exporter writes one export.
@@ -57,9 +70,10 @@ type exporter struct {
 	written []string // paths
 	status  control.Status
 	images  []exported
+	unread  []unread
 }
 
-// runExport writes all images of the files at and below rel.
+// runExport writes all images of the files at and below rel that can be read.
 func runExport(ctx context.Context, src source, rel string, o lostOptions, stdout, stderr io.Writer) error {
 	status, err := src.Status(ctx)
 	if err != nil {
@@ -91,7 +105,27 @@ func runExport(ctx context.Context, src source, rel string, o lostOptions, stdou
 	if o.drop {
 		err = errors.Join(err, e.drop(ctx, src, stderr))
 	}
-	return err
+	return errors.Join(err, e.tellUnread(stderr))
+}
+
+// tellUnread names the images that are not in the export.
+func (e *exporter) tellUnread(stderr io.Writer) error {
+	if len(e.unread) == 0 {
+		return nil
+	}
+	for _, u := range e.unread {
+		fmt.Fprintf(stderr, "not exported: the image of %s %v (%s): %s\n", quote(nameOf(u.Path, u.PathB64)), u.Range, u.Why, control.Printable(u.Error))
+	}
+	return &failure{fmt.Errorf("%s can't be read", count(len(e.unread), "image")),
+		"all others are exported; see the disk of " + quote(e.status.State) + ": a journal.unread-NUMBER there may have them"}
+}
+
+// nameOf is the path that control.Wire made these of.
+func nameOf(path string, b64 []byte) string {
+	if b64 != nil {
+		return string(b64)
+	}
+	return path
 }
 
 // lostNames is the files at and below rel that have lost ranges, by identity:
@@ -139,6 +173,9 @@ func (e *exporter) failed(err error) error {
 
 func (e *exporter) addPending(pending []control.Pending) error {
 	for _, p := range pending {
+		if p.Unread != "" {
+			e.unread = append(e.unread, unread{p.Why, p.File, p.Path, p.PathB64, p.Range, p.Unread})
+		}
 		if len(p.Image) == 0 {
 			continue
 		}
@@ -152,31 +189,30 @@ func (e *exporter) addPending(pending []control.Pending) error {
 
 // addSalvaged adds the best images of pages that are still bad.
 func (e *exporter) addSalvaged(ctx context.Context, names map[string]string) error {
-	for im, err := range mount.Salvaged(e.status.State) {
-		if err = errors.Join(err, ctx.Err()); err != nil {
+	return mount.EachSalvaged(e.status.State, func(im journal.Saved, unreadable error) error {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 		name, wanted := names[im.File.Key()]
 		if !wanted {
-			continue
+			return nil
+		}
+		if unreadable != nil {
+			u := unread{Why: salvaged, File: im.File, Range: ranges.Page(im.Page), Error: unreadable.Error()}
+			u.Path, u.PathB64 = control.Wire(name)
+			e.unread = append(e.unread, u)
+			return nil
 		}
 		x := exported{Why: salvaged, Next: "nothing: reads through the mount get these bytes; overwriting the page repairs it", File: im.File, Range: ranges.Page(im.Page), Missing: list(im.Missing)}
 		x.Path, x.PathB64 = control.Wire(name)
-		if err := e.add(x, im.Data, 0); err != nil {
-			return err
-		}
-	}
-	return nil
+		return e.add(x, im.Data, 0)
+	})
 }
 
 // add writes one image; size is that of the file, 0 if it has to be asked for.
 func (e *exporter) add(x exported, data []byte, size int64) error {
 	if size == 0 {
-		name := x.Path
-		if x.PathB64 != nil {
-			name = string(x.PathB64)
-		}
-		if info, err := os.Lstat(pathOf(e.status, name)); err == nil {
+		if info, err := os.Lstat(pathOf(e.status, nameOf(x.Path, x.PathB64))); err == nil {
 			size = info.Size()
 		}
 	}
@@ -204,7 +240,7 @@ func (e *exporter) write(name string, data []byte) error {
 func (e *exporter) finish() error {
 	text, err := json.MarshalIndent(manifest{
 		Version: 1, FS: e.status.FS, Backing: e.status.Backing, State: e.status.State,
-		Time: time.Now().UTC(), Images: e.images,
+		Time: time.Now().UTC(), Images: e.images, Unread: e.unread,
 	}, "", "  ")
 	if err != nil {
 		return err

@@ -33,8 +33,9 @@ in state "lost" the poison is still there, in state "reinitialized" the media ar
 and the bytes are zero. --all adds what was overwritten or healed since.
 --pending lists repairs that are not finished instead, and what to do about each.
 --export writes the images that mendfs keeps of pages to files in DIR, which must not
-exist or be empty, with a manifest.json that says what they are; --drop then forgets
-those of conflicts. --format mapfile describes one file as ddrescue's mapfile.
+exist or be empty, with a manifest.json that says what they are; those that can't be
+read are named, and make the exit status 8. --drop then forgets those of conflicts.
+--format mapfile describes one file as ddrescue's mapfile.
 
 Files are found by what they are called now, whatever they were called when they were
 damaged, and by any of their hard links. A directory is searched if anything is lost.

@@ -44,7 +44,10 @@ func pendingTable(pending []control.Pending) [][]string {
 }
 
 func imageText(p control.Pending) string {
-	if len(p.Image) == 0 {
+	switch {
+	case p.Unread != "":
+		return "unreadable"
+	case len(p.Image) == 0:
 		return "none"
 	}
 	return fmt.Sprintf("%d bytes, %d missing", len(p.Image), total(p.Missing))

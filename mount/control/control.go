@@ -170,6 +170,7 @@ type Pending struct {
 	Next    string         `json:"next,omitempty"`    // what to do about it
 	Image   []byte         `json:"image,omitempty"`   // base64 in JSON; what the page shall hold
 	Missing []ranges.Range `json:"missing,omitempty"` // bytes of Image that could not be had
+	Unread  string         `json:"unread,omitempty"`  // why Image is not here: the state disk does not give it back
 }
 
 // Why is why a repair is not finished.
