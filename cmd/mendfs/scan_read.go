@@ -35,33 +35,30 @@ func (s *scanned) read(ctx context.Context, o scanOptions, running *mount.Runnin
 	if err != nil {
 		return err
 	}
-	var before []control.Place
-	if cursor != nil {
-		if err := cursor.Found(&before); err != nil {
-			return fmt.Errorf("%s: %w", o.cursor, err)
-		}
+	r, err := newReading(cursor)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.cursor, err)
 	}
-	r := &reading{found: before, cursor: cursor, stderr: stderr, prefix: "."}
 	if running != nil {
 		r.prefix = running.Rel
 	}
 	meter := newMeter(stderr, isTerminal(stderr), func() (int64, error) { return scan.Size(ctx, target) })
 	err = (&scan.Scan{Root: target, Cursor: cursor, Found: r.bad, Skip: r.skip, At: meter.at}).Run(ctx)
 	meter.end()
-	s.places = append(s.places, r.found...)
-	if len(r.found) > 0 {
+	s.places = append(s.places, r.Found...)
+	if len(r.Found) > 0 {
 		s.code |= exitLossLeft
 	}
 	if err == nil && cursor != nil {
 		err = cursor.Remove()
 	}
-	if r.skipped > 0 {
-		err = errors.Join(err, fmt.Errorf("%s could not be read, the first is %s", count(r.skipped, "file"), r.why))
+	if r.Skipped > 0 {
+		err = errors.Join(err, fmt.Errorf("%s could not be read, the first is %s", count(r.Skipped, "file"), r.Why))
 	}
 	if ctx.Err() != nil && cursor != nil {
 		err = errors.Join(err, fmt.Errorf("the same command goes on where it was: %s", o.cursor))
 	}
-	return errors.Join(err, r.err)
+	return err
 }
 
 func openCursor(path, target string, stderr io.Writer) (*scan.Cursor, error) {
@@ -92,26 +89,36 @@ func openCursor(path, target string, stderr io.Writer) (*scan.Cursor, error) {
 
 // reading takes what a scan finds.
 type reading struct {
-	found   []control.Place
-	cursor  *scan.Cursor
-	prefix  string // of paths: the target below the root of its mount
-	stderr  io.Writer
-	skipped int
-	why     string
-	err     error // of keeping what was found
+	outcomes
+	prefix string // of paths: the target below the root of its mount
+}
+
+// outcomes is what a scan that goes on has to know of what was read before.
+type outcomes struct {
+	Found   []control.Place `json:"found"`
+	Skipped int             `json:"skipped"` // files that could not be read
+	Why     string          `json:"why"`     // of the first
+}
+
+// newReading begins with what was saved with the cursor, which may be nil, and has it
+// saved with that again.
+func newReading(cursor *scan.Cursor) (*reading, error) {
+	r := &reading{prefix: "."}
+	if cursor == nil {
+		return r, nil
+	}
+	cursor.Keep(&r.outcomes)
+	return r, cursor.Found(&r.outcomes)
 }
 
 func (r *reading) bad(b scan.Bad) {
 	p := control.Place{Use: "file", Range: b.Range, Found: []string{"read"}, Error: b.Err.Error(), Next: nextForFile}
 	p.Path, p.PathB64 = control.Wire(filepath.Join(r.prefix, b.Path))
-	r.found = append(r.found, p)
-	if r.cursor != nil {
-		r.err = r.cursor.Keep(r.found)
-	}
+	r.Found = append(r.Found, p)
 }
 
 func (r *reading) skip(path string, err error) {
-	if r.skipped++; r.skipped == 1 {
-		r.why = fmt.Sprintf("%s: %v", quote(filepath.Join(r.prefix, path)), err)
+	if r.Skipped++; r.Skipped == 1 {
+		r.Why = fmt.Sprintf("%s: %v", quote(filepath.Join(r.prefix, path)), err)
 	}
 }

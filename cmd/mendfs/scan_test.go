@@ -1,10 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/cmd/mendfs/scan"
 	"github.com/mendfs/mendfs/mount/control"
@@ -84,5 +89,42 @@ func TestScanJSONSaysIfComplete(t *testing.T) {
 				t.Errorf("%q, %v", out.String(), err)
 			}
 		})
+	}
+}
+
+// What an interrupted scan could not read is not forgotten by the one that goes on: the
+// answer of both is not complete.
+func TestScanThatGoesOnKnowsWhatWasSkipped(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "cursor")
+	open := func() (*scan.Cursor, *reading) {
+		cursor, err := scan.OpenCursor(path, dir, "fs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := newReading(cursor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cursor, r
+	}
+	cursor, first := open()
+	first.skip("f", unix.EACCES)
+	first.bad(scan.Bad{Path: "g", Range: ranges.Range{Len: 4096}, Err: unix.EIO})
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	ended := make(chan error)
+	go func() { // its thread ends with it
+		ended <- (&scan.Scan{Root: dir, Cursor: cursor, Found: first.bad, Skip: first.skip, At: func(scan.Progress) {}}).Run(ctx)
+	}()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	_, then := open()
+	if then.Skipped != 1 || then.Why != "f: permission denied" || len(then.Found) != 1 || then.Found[0].Path != "g" {
+		t.Errorf("it knows %+v", then.outcomes)
 	}
 }

@@ -100,7 +100,7 @@ func TestScanRefusals(t *testing.T) {
 	dir := harness.Dir(t)
 	harness.WriteFile(t, dir+"/f", harness.Pattern(1, page))
 	cursor := dir + "/cursor"
-	harness.WriteFile(t, cursor, []byte(`{"version":1,"target":"/elsewhere","fs":"x","offset":7}`))
+	harness.WriteFile(t, cursor, []byte(`{"version":2,"target":"/elsewhere","fs":"x","offset":7}`))
 	before, err := os.ReadFile(cursor)
 	if err != nil {
 		t.Fatal(err)

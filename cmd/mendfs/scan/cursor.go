@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -15,8 +16,11 @@ import (
 type Cursor struct {
 	path  string
 	saved time.Time
+	found any // to be saved
 	state cursorState
 }
+
+const cursorVersion = 2
 
 type cursorState struct {
 	Version int             `json:"version"`
@@ -43,7 +47,7 @@ func (e *OtherError) Error() string {
 // OpenCursor reads the cursor at path, if there is one, of a scan of target in
 // the filesystem called fs. The error may be an *OtherError.
 func OpenCursor(path, target, fs string) (*Cursor, error) {
-	c := &Cursor{path: path, saved: time.Now(), state: cursorState{Version: 1, Target: target, FS: fs}}
+	c := &Cursor{path: path, saved: time.Now(), state: cursorState{Version: cursorVersion, Target: target, FS: fs}}
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return c, c.write() // that it can be written is better known now than after hours
@@ -52,7 +56,7 @@ func OpenCursor(path, target, fs string) (*Cursor, error) {
 		return nil, err
 	}
 	var old cursorState
-	if err := json.Unmarshal(text, &old); err != nil || old.Version != 1 || old.Target == "" {
+	if err := json.Unmarshal(text, &old); err != nil || old.Version != cursorVersion || old.Target == "" {
 		return nil, &OtherError{path, "something else: it is no cursor of this version"}
 	}
 	if old.Target != target || old.FS != fs {
@@ -62,7 +66,7 @@ func OpenCursor(path, target, fs string) (*Cursor, error) {
 	return c, nil
 }
 
-// Found is what Keep was given before the scan was interrupted, into out.
+// Found is what was saved of Keep's before the scan was interrupted, into out.
 func (c *Cursor) Found(out any) error {
 	if len(c.state.Found) == 0 {
 		return nil
@@ -70,12 +74,8 @@ func (c *Cursor) Found(out any) error {
 	return json.Unmarshal(c.state.Found, out)
 }
 
-// Keep has what is found so far saved with the cursor.
-func (c *Cursor) Keep(found any) error {
-	text, err := json.Marshal(found)
-	c.state.Found = text
-	return err
-}
+// Keep has found, as it is then, saved with the cursor each time.
+func (c *Cursor) Keep(found any) { c.found = found }
 
 // Resumes reports whether the scan goes on with one that was interrupted.
 func (c *Cursor) Resumes() bool { return c.state.Bytes > 0 }
@@ -97,19 +97,38 @@ func (c *Cursor) save(p Progress, offset int64) error {
 	return c.write()
 }
 
-func (c *Cursor) write() error {
+func (c *Cursor) write() (err error) {
+	if c.found != nil {
+		if c.state.Found, err = json.Marshal(c.found); err != nil {
+			return err
+		}
+	}
 	text, err := json.Marshal(c.state)
 	if err != nil {
 		return err
 	}
-	next := c.path + ".new"
-	if err := os.WriteFile(next, text, 0o600); err != nil {
-		return fmt.Errorf("saving the cursor: %w", err)
-	}
-	if err := os.Rename(next, c.path); err != nil {
+	if err := replace(c.path, text); err != nil {
 		return fmt.Errorf("saving the cursor: %w", err)
 	}
 	return nil
+}
+
+// replace gives the file at path another content: a power cut leaves the old or the new.
+// Whatever others have put beside it is not touched.
+func replace(path string, text []byte) error {
+	next, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.new")
+	if err != nil {
+		return err
+	}
+	_, err = next.Write(text)
+	err = errors.Join(err, next.Sync(), next.Close())
+	if err == nil {
+		err = os.Rename(next.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(next.Name()) // it is of no use
+	}
+	return err
 }
 
 // Remove is the end of a scan that has read all.

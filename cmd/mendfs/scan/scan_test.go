@@ -104,9 +104,9 @@ func TestScanGoesOn(t *testing.T) {
 			}
 			w := &watch{t: t, stop: func(p Progress) bool { return p.Bytes >= after }}
 			cursor := open()
-			if err := cursor.Keep([]string{"found"}); err != nil {
-				t.Fatal(err)
-			}
+			found := []string{}
+			cursor.Keep(&found)
+			found = append(found, "found")
 			if err := w.run(root, cursor); err != nil && !errors.Is(err, context.Canceled) {
 				t.Fatal(err)
 			}
@@ -169,7 +169,7 @@ func TestOpenCursorRefusesOthers(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "cursor")
 	for _, text := range []string{
-		"", "{", "no cursor", `{"version":2,"target":"/a","fs":"fs"}`, `{"version":1,"target":"/b","fs":"fs"}`, `{"version":1,"target":"/a","fs":"other"}`, `{}`,
+		"", "{", "no cursor", `{"version":1,"target":"/a","fs":"fs"}`, `{"version":2,"target":"/b","fs":"fs"}`, `{"version":2,"target":"/a","fs":"other"}`, `{}`,
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -184,6 +184,42 @@ func TestOpenCursorRefusesOthers(t *testing.T) {
 	}
 	if _, err := OpenCursor(filepath.Join(dir, "no", "cursor"), "/a", "fs"); err == nil {
 		t.Error("a cursor that can't be written was taken")
+	}
+}
+
+// Files that the user may not read are no outage, however many there are.
+func TestManyFilesOfOthersAreNoOutage(t *testing.T) {
+	for errno, outage := range map[error]bool{unix.EACCES: false, unix.EPERM: false, unix.EIO: true} {
+		s := &Scan{Skip: func(string, error) {}}
+		var err error
+		for range 2 * outageAfter {
+			err = errors.Join(err, s.skip("f", errno))
+		}
+		if errors.Is(err, ErrOutage) != outage {
+			t.Errorf("%v: %v", errno, errors.Is(err, ErrOutage))
+		}
+	}
+}
+
+// Who may make files beside the cursor, as anybody may in /var/tmp, can't have another
+// file overwritten by it.
+func TestCursorFollowsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	other, path := filepath.Join(dir, "other"), filepath.Join(dir, "cursor")
+	if err := os.WriteFile(other, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(other, path+".new"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenCursor(path, "/a", "fs"); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(other); err != nil || string(text) != "precious" {
+		t.Errorf("the other file is %q now, %v", text, err)
+	}
+	if left, err := filepath.Glob(dir + "/*"); err != nil || len(left) != 3 {
+		t.Errorf("there are %q, %v", left, err)
 	}
 }
 

@@ -89,6 +89,9 @@ func (s *Scan) skip(name string, err error) error {
 		return nil
 	}
 	s.Skip(name, err)
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		return nil // it says nothing of the device
+	}
 	return s.failed(err)
 }
 
