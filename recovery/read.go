@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"errors"
+	"math"
 
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
@@ -76,6 +77,7 @@ func (f *File) stopped(a attempt, want ranges.Range) []int64 {
 var errShrunk = errors.New("the file shrank")
 
 func (f *File) read(p []byte, off int64, who Caller, first attempt) (int, error) {
+	p = p[:min(int64(len(p)), math.MaxInt64-off)] // no file has more
 	f.tryFinishOpen(ranges.Range{Off: off, Len: int64(len(p))})
 	r, n, err := f.readShared(p, off, who, first)
 	if r == nil {

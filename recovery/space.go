@@ -23,7 +23,8 @@ func (f *File) Truncate(size int64, who Caller) error {
 		if size >= old {
 			return nil
 		}
-		return f.gave(d, ranges.Between(size, ranges.Page(old+ranges.PageSize).End()), event.Cleared, "cut-off")
+		end := ranges.Page(min(old, everything().End()-2*ranges.PageSize) + ranges.PageSize).End()
+		return f.gave(d, ranges.Between(size, end), event.Cleared, "cut-off")
 	}, who)
 }
 

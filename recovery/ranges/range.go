@@ -28,9 +28,11 @@ func Between(off, end int64) Range {
 	return Range{Off: off, Len: max(0, end-off)}
 }
 
-// Page is the page that holds the byte at off.
+// Page is the page that holds the byte at off. The very last one has a byte less:
+// no file is longer than 2^63 - 1.
 func Page(off int64) Range {
-	return Range{Off: off &^ (PageSize - 1), Len: PageSize}
+	off &^= PageSize - 1
+	return Between(off, min(off, math.MaxInt64-PageSize)+PageSize)
 }
 
 // End is the offset of the first byte behind the range.

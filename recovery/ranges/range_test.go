@@ -18,6 +18,7 @@ func TestRange(t *testing.T) {
 		{"between backwards", Between(30, 10), Range{30, 0}},
 		{"page of its first byte", Page(4096), Range{4096, 4096}},
 		{"page of its last byte", Page(8191), Range{4096, 4096}},
+		{"the last page", Page(top - 1), Between(top-4095, top)},
 		{"intersection", a.Intersect(Range{25, 100}), Range{25, 5}},
 		{"intersection of neighbours", a.Intersect(Range{30, 1}).Empty(), true},
 		{"overlap in one byte", a.Overlaps(Range{29, 1}), true},
