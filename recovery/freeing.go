@@ -124,8 +124,8 @@ func (f *File) mayFreeListed(r ranges.Range) bool {
 	if device == nil {
 		return false
 	}
-	own, _, err := device.Known(r)
-	return err == nil && !own.Empty()
+	own, shared, err := device.Known(r) // who shares may be gone: Listed finds out
+	return err == nil && (!own.Empty() || f.engine.MustClear() && !shared.Empty())
 }
 
 // listedOwn is the pages of r, one by one, that hold listed sectors in blocks of

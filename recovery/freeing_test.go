@@ -1,6 +1,8 @@
 package recovery
 
 import (
+	"errors"
+	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -89,6 +91,26 @@ func TestRemovalOfASharedFile(t *testing.T) {
 	}
 	d.check(d.file.Free())
 	d.wantNothingListed()
+}
+
+// XFS lets go of the blocks of a removed file in the background: who had them too, and
+// gives them up right after, is the last who can have them cleared.
+func TestFreeingRightAfterTheSharer(t *testing.T) {
+	for name, free := range map[string]func(*daxRig) error{
+		"removed":    func(d *daxRig) error { return d.file.PrepareRemoval(Caller{}) },
+		"last close": func(d *daxRig) error { return errors.Join(unix.Unlink(d.path()), d.file.Free()) },
+		"truncated":  func(d *daxRig) error { return d.file.Truncate(0, Caller{}) },
+		"punched": func(d *daxRig) error {
+			return d.file.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 2*pg, Caller{})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, other, _ := sharing(t, "rmapbt=0")
+			d.check(os.Remove(other))
+			d.check(free(d))
+			d.wantNothingListed()
+		})
+	}
 }
 
 // Many pages of a file that goes are made durable together.

@@ -176,15 +176,14 @@ func (s *search) askFile(fd int, name string, kind pmem.Kind) error {
 	if s.unknown.Empty() {
 		return nil
 	}
-	extents, err := pmem.Extents(fd, ranges.Range{Len: math.MaxInt64})
-	switch {
-	case errors.Is(err, pmem.ErrRealtime), errors.Is(err, unix.EOPNOTSUPP) && kind == pmem.Metadata:
-		return nil // its blocks are elsewhere; directories that can't tell
-	case err != nil:
-		return err
-	}
 	var places []Place
-	for _, e := range extents {
+	for e, err := range pmem.EachExtent(fd, ranges.Range{Len: math.MaxInt64}) {
+		switch {
+		case errors.Is(err, pmem.ErrRealtime), errors.Is(err, unix.EOPNOTSUPP) && kind == pmem.Metadata:
+			return nil // its blocks are elsewhere; directories that can't tell
+		case err != nil:
+			return err
+		}
 		for hit := range s.unknown.Within(e.On()) {
 			p := Place{Device: hit, Kind: kind, Path: name, Off: e.File.Off + hit.Off - e.Device}
 			switch {

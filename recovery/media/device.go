@@ -124,7 +124,12 @@ func (d below) Listed(r ranges.Range) (own, shared *ranges.Set, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return d.in(list, r.Widen(ranges.PageSize))
+	r = r.Widen(ranges.PageSize)
+	own, shared, err = d.in(list, r)
+	if err == nil && !shared.Empty() && pmem.EndRemovals(d.file.fd) == nil {
+		return d.in(list, r) // they were shared with a file that is gone, perhaps
+	}
+	return own, shared, err
 }
 
 func (d below) Known(r ranges.Range) (own, shared *ranges.Set, err error) {
@@ -141,11 +146,10 @@ func (d below) in(list *pmem.List, r ranges.Range) (own, shared *ranges.Set, err
 	if list.Bad.Empty() {
 		return own, shared, nil
 	}
-	extents, err := pmem.Extents(d.file.fd, r)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, e := range extents {
+	for e, err := range pmem.EachExtent(d.file.fd, r) {
+		if err != nil {
+			return nil, nil, err
+		}
 		if !e.Usable() {
 			continue
 		}

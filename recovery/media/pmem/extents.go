@@ -3,6 +3,7 @@ package pmem
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"unsafe"
 
@@ -63,29 +64,39 @@ var ErrRealtime = errors.New("the file lies on the realtime device")
 // any time. What waits in the page cache for a place has none yet, so who has
 // to know of such data calls fsync before; files on DAX keep nothing there.
 func Extents(fd int, r ranges.Range) ([]Extent, error) {
-	if r.Empty() {
-		return nil, nil
-	}
-	if onRealtime(fd) {
-		return nil, ErrRealtime
-	}
 	var found []Extent
-	for {
-		batch, last, err := fiemap(fd, r)
+	for e, err := range EachExtent(fd, r) {
 		if err != nil {
-			return nil, fmt.Errorf("asking where the file lies (FIEMAP): %w", err)
+			return nil, err
 		}
-		for _, e := range batch {
-			if e = e.Within(r); !e.File.Empty() {
-				found = append(found, e)
+		found = append(found, e)
+	}
+	return found, nil
+}
+
+// EachExtent is Extents for files that may have millions of them: it asks for a few at
+// a time. With an error it ends.
+func EachExtent(fd int, r ranges.Range) iter.Seq2[Extent, error] {
+	return func(yield func(Extent, error) bool) {
+		if !r.Empty() && onRealtime(fd) {
+			yield(Extent{}, ErrRealtime)
+			return
+		}
+		for !r.Empty() {
+			batch, last, err := fiemap(fd, r)
+			if err != nil {
+				yield(Extent{}, fmt.Errorf("asking where the file lies (FIEMAP): %w", err))
+				return
 			}
-		}
-		if last || len(batch) == 0 || batch[len(batch)-1].File.End() <= r.Off {
-			return found, nil
-		}
-		r = ranges.Between(batch[len(batch)-1].File.End(), r.End())
-		if r.Empty() {
-			return found, nil
+			for _, e := range batch {
+				if e = e.Within(r); !e.File.Empty() && !yield(e, nil) {
+					return
+				}
+			}
+			if last || len(batch) == 0 || batch[len(batch)-1].File.End() <= r.Off {
+				return
+			}
+			r = ranges.Between(batch[len(batch)-1].File.End(), r.End())
 		}
 	}
 }

@@ -18,16 +18,13 @@ import (
 // changes. A disk that is gone is no change.
 func (v *Volume) Watch(ctx context.Context, interval time.Duration) <-chan struct{} {
 	changed := make(chan struct{}, 1)
-	go func() { // ends with ctx
+	w := &watcher{files: map[string]*os.File{}, last: map[string][]byte{}}
+	w.reread(v.lists()) // before who calls looks for himself: what comes then is a change
+	go func() {         // ends with ctx
 		defer close(changed)
-		w := &watcher{last: map[string][]byte{}}
-		for _, disk := range v.Disks() {
-			w.open(v.kernel.badblocksPath(disk))
-		}
 		defer w.close()
-		w.reread()
 		for w.wait(ctx, interval) {
-			if !w.reread() {
+			if !w.reread(v.lists()) {
 				continue
 			}
 			select {
@@ -39,40 +36,64 @@ func (v *Volume) Watch(ctx context.Context, interval time.Duration) <-chan struc
 	return changed
 }
 
-// watcher is the badblocks files of a volume, used by one goroutine.
-type watcher struct {
-	files []*os.File
-	last  map[string][]byte // by path: what the file said
+// lists is the badblocks files of the disks that the volume lies on now.
+func (v *Volume) lists() (paths []string) {
+	_, _ = v.remap() // on error it is where it was
+	for _, disk := range v.Disks() {
+		paths = append(paths, v.kernel.badblocksPath(disk))
+	}
+	return paths
 }
 
-func (w *watcher) open(path string) {
-	if f, err := os.Open(path); err == nil { // else the disk is gone
-		w.files = append(w.files, f)
-	}
+// watcher is the badblocks files of a volume, by path, used by one goroutine.
+type watcher struct {
+	files map[string]*os.File
+	last  map[string][]byte // what the file said
 }
 
 func (w *watcher) close() {
-	for _, f := range w.files {
-		_ = f.Close() // only read from
+	for path := range w.files {
+		w.letGo(path)
 	}
 }
 
+func (w *watcher) letGo(path string) {
+	if f := w.files[path]; f != nil {
+		_ = f.Close() // only read from
+	}
+	delete(w.files, path)
+}
+
 // reread also arms the notification again (fs/sysfs/file.c, kernfs_generic_poll).
-// A file that can't be read is let go: poll would say at once and for ever that there is
-// an error (fs/kernfs/file.c, kernfs_fop_poll, Linux 3.15 to 6.18; TestWatchLetsGoOfGone).
-func (w *watcher) reread() (changed bool) {
-	w.files = slices.DeleteFunc(w.files, func(f *os.File) bool {
-		text, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<16))
+// A file that can't be read is let go, and opened anew the next time: poll would say at
+// once and for ever that there is an error (fs/kernfs/file.c, kernfs_fop_poll, Linux 3.15
+// to 6.18; TestWatchLetsGoOfGone).
+func (w *watcher) reread(paths []string) (changed bool) {
+	for path := range w.files {
+		if !slices.Contains(paths, path) {
+			w.letGo(path)
+		}
+	}
+	for _, path := range paths {
+		text, err := w.read(path)
 		if err != nil {
-			_ = f.Close() // only read from
-			return true
+			w.letGo(path)
+		} else if !bytes.Equal(text, w.last[path]) {
+			w.last[path], changed = text, true
 		}
-		if !bytes.Equal(text, w.last[f.Name()]) {
-			w.last[f.Name()], changed = text, true
-		}
-		return false
-	})
+	}
 	return changed
+}
+
+func (w *watcher) read(path string) ([]byte, error) {
+	if w.files[path] == nil {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		w.files[path] = f
+	}
+	return io.ReadAll(io.NewSectionReader(w.files[path], 0, 1<<16))
 }
 
 // wait returns after a notification, or the interval; false when ctx has ended.
