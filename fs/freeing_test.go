@@ -133,6 +133,10 @@ func TestRemovedFilesAreClean(t *testing.T) {
 					m.poisonFile(d, "f")
 					return errors.Join(os.WriteFile(m.path("g"), nil, 0o644), os.Rename(m.path("g"), m.path("f")))
 				},
+				"rename over, and a whiteout": func() error {
+					m.poisonFile(d, "f")
+					return errors.Join(os.WriteFile(m.path("g"), nil, 0o644), unix.Renameat2(unix.AT_FDCWD, m.path("g"), unix.AT_FDCWD, m.path("f"), unix.RENAME_WHITEOUT), os.Remove(m.path("g")))
+				},
 				"truncating open": func() error { m.poisonFile(d, "f"); return os.WriteFile(m.path("f"), nil, 0o644) },
 				"last close": func() error {
 					f, err := os.Open(m.path("f"))
@@ -236,6 +240,7 @@ func TestRemovalThatWouldFreePoison(t *testing.T) {
 			m, d := mountPmem(t, kind)
 			write(t, m.path("f"), strings.Repeat("data", 3000))
 			write(t, m.path("g"), "")
+			write(t, m.path("h"), "")
 			m.poisonFile(d, "f")
 			if err := os.WriteFile(m.config.Pmem.refuse(), nil, 0o644); err != nil {
 				t.Fatal(err)
@@ -246,6 +251,9 @@ func TestRemovalThatWouldFreePoison(t *testing.T) {
 			}
 			if err := os.Rename(m.path("g"), m.path("f")); !errors.Is(err, want) {
 				t.Errorf("rename over: %v", err)
+			}
+			if err := unix.Renameat2(unix.AT_FDCWD, m.path("h"), unix.AT_FDCWD, m.path("f"), unix.RENAME_WHITEOUT); !errors.Is(err, want) {
+				t.Errorf("rename over, and a whiteout: %v", err)
 			}
 			if err := os.Remove(m.path("f")); kind == "xfs" && !errors.Is(err, unix.EIO) {
 				t.Errorf("unlink: %v", err)

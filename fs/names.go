@@ -121,9 +121,6 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.
 	}
 	defer f.table.release(dir)
 	rename := func() error { return unix.Renameat2(old.fd, from, dir.fd, to, uint(in.Flags)) }
-	if in.Flags&unix.RENAME_WHITEOUT != 0 {
-		return status(f.callers.as(maker(&in.Caller, 0, 0), rename))
-	}
 	var replaced removal
 	if in.Flags&(unix.RENAME_EXCHANGE|unix.RENAME_NOREPLACE) == 0 {
 		replaced = removalOf(dir.fd, to)
@@ -131,7 +128,11 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.
 	if err := f.prepareRemoval(replaced, &in.Caller); err != nil {
 		return status(err)
 	}
-	err = again(rename)
+	if in.Flags&unix.RENAME_WHITEOUT != 0 {
+		err = f.callers.as(maker(&in.Caller, 0, 0), rename)
+	} else {
+		err = again(rename)
+	}
 	if in.Flags == 0 && errors.Is(err, unix.ENOSYS) {
 		err = again(func() error { return unix.Renameat(old.fd, from, dir.fd, to) })
 	}

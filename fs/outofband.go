@@ -33,6 +33,9 @@ func (f *FS) live(id fileid.ID) *recovery.Inode {
 		return nil // it is gone
 	}
 	defer f.table.release(n)
+	if !f.table.isFile(n, id) {
+		return nil
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.rec.Load()
@@ -44,10 +47,20 @@ func (f *FS) inUse(id fileid.ID) *recovery.Inode {
 	f.table.mu.Lock()
 	defer f.table.mu.Unlock()
 	n := f.table.known(key{f.table.rootKey.dev, id.Ino})
-	if n == nil {
+	if n == nil || n.rec.Load() == nil || !f.table.isFile(n, id) {
 		return nil
 	}
 	return n.rec.Load()
+}
+
+// isFile reports whether n, which is acquired or found with the mutex held, is the file
+// id: the number of one that is gone may be another's by now.
+func (t *table) isFile(n *inode, id fileid.ID) bool {
+	if n.fd < 0 {
+		return id.HasHandle(t.handle(n))
+	}
+	found, err := fileid.Of(n.fd)
+	return err == nil && found.Key() == id.Key()
 }
 
 // Reinitialize clears the poison that is listed in the file id, called path below

@@ -28,6 +28,8 @@ type sharer struct {
 	id   fileid.ID
 	path string
 	lost ranges.Range // of the file; empty behind its end
+
+	in, on ranges.Range // where it was found: of the file, and of the device
 }
 
 func (s sharer) String() string {
@@ -113,31 +115,38 @@ func (r *repair) located(doomed *ranges.Set) (*locate.Found, error) {
 // sharerAt asks the file whether it still lies there. It fails if more is kept of the
 // bytes than zeros: once the page can be read again, that would be given up (P4).
 func (e *Engine) sharerAt(p locate.Place, in, on ranges.Range) (s sharer, still bool, err error) {
-	fd, err := fileid.Open(e.Root, p.File, p.Path, unix.O_RDONLY|unix.O_NONBLOCK)
-	if errors.Is(err, fileid.ErrGone) {
-		return s, false, nil
-	}
-	if err != nil {
+	s = sharer{id: p.File, path: p.Path, in: in, on: on}
+	size, still, err := e.lies(s)
+	if err != nil || !still {
 		return s, false, err
 	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return s, false, err
-	}
-	extents, err := pmem.Extents(fd, in)
-	if err != nil {
-		return s, false, err
-	}
-	if len(extents) != 1 || extents[0].On() != on || !extents[0].Usable() {
-		return s, false, nil
-	}
-	s = sharer{id: p.File, path: p.Path, lost: in.Intersect(ranges.Between(0, st.Size))}
+	s.lost = in.Intersect(ranges.Between(0, size))
 	im, kept, err := e.Journal.Image(p.File.Key(), ranges.Page(in.Off).Off)
 	if err == nil && kept && !s.lost.Empty() && !ranges.Of(im.Missing...).Contains(s.lost) {
 		err = fmt.Errorf("%s has bytes there that are kept, and nowhere else", s)
 	}
 	return s, true, err
+}
+
+// lies reports whether the sharer still lies where it was found, and its size.
+func (e *Engine) lies(s sharer) (size int64, still bool, err error) {
+	fd, err := fileid.Open(e.Root, s.id, s.path, unix.O_RDONLY|unix.O_NONBLOCK)
+	if errors.Is(err, fileid.ErrGone) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, false, err
+	}
+	extents, err := pmem.Extents(fd, s.in)
+	if err != nil {
+		return 0, false, err
+	}
+	return st.Size, len(extents) == 1 && extents[0].On() == s.on && extents[0].Usable(), nil
 }
 
 // recordSharers records what the sharers are about to lose, durably, and tells of it.
@@ -180,10 +189,14 @@ func (e *Engine) lossOf(s sharer) ledger.Change {
 }
 
 // sharersZeroed records that what the sharers lost is zero on clean media now. Where
-// it can't be recorded, or the process ends before, the next read of them does it.
+// it can't be recorded, or the process ends before, the next read of them does it; so it
+// is with those that lie elsewhere by now, with new data perhaps.
 func (r *repair) sharersZeroed(sharers []sharer) {
 	e := r.file.engine
 	for _, s := range sharers {
+		if _, still, err := e.lies(s); err != nil || !still {
+			continue
+		}
 		moved := ledger.Change{Moves: []ledger.Move{{File: s.id, Path: s.path, Range: s.lost, To: ledger.Reinitialized}}}
 		if err := e.Ledger.Record(moved); err != nil {
 			r.file.emitFailure("ledger", s.lost, err)

@@ -295,3 +295,42 @@ func TestSharedBlocksStay(t *testing.T) {
 		t.Errorf("wrote %v to the device", d.disk.Written())
 	}
 }
+
+// A sharer that was given a page of its own, with new data, after it was found has no row
+// that calls the data zero: the next read finds out.
+func TestSharerThatIsWrittenMeanwhile(t *testing.T) {
+	for _, used := range []bool{false, true} {
+		t.Run(fmt.Sprint("used=", used), func(t *testing.T) {
+			d, other, _ := sharing(t, "rmapbt=0")
+			f := d.use(other)
+			if !used {
+				d.engine.InUse(func(fileid.ID) *Inode { return nil })
+			}
+			dam, err := d.file.know()
+			d.check(err)
+			rep := &repair{file: d.file, damage: dam, size: 4 * pg, end: 4 * pg}
+			doomed, err := d.file.below.Device().Bad()
+			d.check(err)
+			sharers, err := rep.findSharers(rng(pg, pg), doomed)
+			d.check(err)
+			_, err = f.Write(filled('n', pg), pg, false, Caller{})
+			d.check(err)
+			d.check(rep.recordSharers(sharers))
+			rep.sharersZeroed(sharers)
+			_, reinit := d.rowsOf(other)
+			wantSet(t, "reinitialized", reinit)
+			if !used {
+				return
+			}
+			b := make([]byte, 4*pg)
+			_, err = f.Read(b, 0, Caller{})
+			d.check(err)
+			want := pattern(4 * pg)
+			copy(want[pg:], filled('n', pg))
+			wantBytes(t, "the other", b, want)
+			lost, reinit := d.rowsOf(other)
+			wantSet(t, "lost, when read", lost)
+			wantSet(t, "reinitialized, when read", reinit)
+		})
+	}
+}

@@ -57,7 +57,7 @@ func Of(fd int) (ID, error) {
 	switch {
 	case err == nil && unstable(fd, h.Type()):
 	case err == nil:
-		id.Handle = strconv.Itoa(int(h.Type())) + ":" + hex.EncodeToString(h.Bytes())
+		id.Handle = nameOf(h)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EOVERFLOW), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
 		// No handles here: inode and birth time have to do.
 	default:
@@ -65,6 +65,13 @@ func Of(fd int) (ID, error) {
 	}
 	return id, nil
 }
+
+func nameOf(h unix.FileHandle) string {
+	return strconv.Itoa(int(h.Type())) + ":" + hex.EncodeToString(h.Bytes())
+}
+
+// HasHandle reports whether h is the handle of the file. Without handles it is not.
+func (id ID) HasHandle(h unix.FileHandle) bool { return id.Handle == nameOf(h) }
 
 // unstable reports whether handles of this type don't outlive the kernel's cache:
 // those of FUSE hold the node ID that its server made up for now, and a live
