@@ -145,7 +145,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 // retry is when something is to be tried again that has failed; never if nothing has.
 func (w *watcher) retry() <-chan time.Time {
 	switch {
-	case w.unread, w.barred:
+	case w.unread, w.barred, w.untold:
 		return time.After(retryAfter)
 	case len(w.tries) == 0:
 		return nil
@@ -180,42 +180,49 @@ func (w *watcher) look(ctx context.Context) {
 
 // tellFiles lets the engine know of the files whose list is another than it was.
 func (w *watcher) tellFiles(ctx context.Context, now []listedFile) {
-	was := w.files
+	was, gone := w.files, maps.Clone(w.files)
 	w.files = map[string]listedFile{}
 	var changed []*listedFile
 	for _, f := range now {
 		key := f.id.Key()
-		before := was[key]
-		delete(was, key)
-		if before.list.Equal(f.list) {
-			f.path = before.path
-			w.files[key] = f
+		delete(gone, key)
+		if before := was[key]; before.list.Equal(f.list) {
+			w.files[key] = before
 			continue
 		}
 		changed = append(changed, &f)
 	}
 	name(ctx, w.root, changed...)
+	for _, f := range gone {
+		f.list = recovery.Listed{}
+		changed = append(changed, &f)
+	}
+	w.tell(changed, was)
+}
+
+// tell lets the engine know of the changed files. Of those that it can't be told of the
+// next look tries again.
+func (w *watcher) tell(changed []*listedFile, was map[string]listedFile) {
+	untold := false
 	for _, f := range changed {
 		key := f.id.Key()
 		delete(w.tries, key)
-		w.files[key] = *f
-		w.tell(*f)
+		err := w.fs.Detected(f.id, f.path, f.list)
+		if err == nil {
+			if len(f.list.Pieces) > 0 {
+				w.files[key] = *f
+			}
+			continue
+		}
+		if before, told := was[key]; told {
+			w.files[key] = before
+		}
+		if !w.untold && !untold {
+			w.warn("poison in %s is known, and can't be told of: %v; it is tried again each minute", f.name(), err)
+		}
+		untold = true
 	}
-	for key, f := range was {
-		delete(w.tries, key)
-		f.list = recovery.Listed{}
-		w.tell(f)
-	}
-}
-
-func (w *watcher) tell(f listedFile) {
-	err := w.fs.Detected(f.id, f.path, f.list)
-	if err != nil && !w.untold {
-		w.warn("poison in %s is known, and can't be told of: %v", f.name(), err)
-	}
-	if w.untold = err != nil; w.untold {
-		delete(w.files, f.id.Key()) // the next look tries again
-	}
+	w.untold = untold
 }
 
 // tellElsewhere emits an event for each use that new poison outside of files has.

@@ -29,6 +29,7 @@ type scene struct {
 	say  []string // what was warned of
 	done []string // to files
 	fail error    // of repairs
+	deaf error    // of being told
 	ro   bool     // the mount is read-only
 	log  string
 	w    *watcher
@@ -57,7 +58,7 @@ func (s *scene) find(context.Context, int) (listing, error) { return s.list, s.e
 func (s *scene) read(context.Context) (listing, error)      { return s.list, s.err }
 func (s *scene) Detected(_ fileid.ID, path string, list recovery.Listed) error {
 	s.done = append(s.done, fmt.Sprint("detected ", path, " ", len(list.Pieces)))
-	return nil
+	return s.deaf
 }
 func (s *scene) Reinitialize(_ fileid.ID, path string, pages []ranges.Range) error {
 	s.done = append(s.done, fmt.Sprint("reinitialize ", path, " ", pages))
@@ -111,6 +112,33 @@ func TestWatchTellsChangesOnly(t *testing.T) {
 	s.has()
 	s.wants("none left", s.look(), "detected a 0")
 	if len(s.say) > 0 {
+		t.Errorf("said %q", s.say)
+	}
+}
+
+// What the engine could not be told is told again until it is, additions or not.
+func TestWatchTellsAgain(t *testing.T) {
+	s := newScene(t)
+	s.deaf = unix.EIO
+	s.has("a", "b")
+	s.wants("that fails", s.look(), "detected a 1", "detected b 1")
+	s.wants("again", s.look(), "detected a 1", "detected b 1")
+	if s.w.retry() == nil {
+		t.Error("it is not tried again by itself")
+	}
+	s.deaf = nil
+	s.wants("that works", s.look(), "detected a 1", "detected b 1")
+	s.wants("told", s.look())
+	if s.w.retry() != nil {
+		t.Error("it is told, and tried again")
+	}
+	s.deaf = unix.EIO
+	s.has("a")
+	s.wants("one less, that fails", s.look(), "detected b 0")
+	s.deaf = nil
+	s.wants("one less", s.look(), "detected b 0")
+	s.wants("told", s.look())
+	if len(s.say) != 2 {
 		t.Errorf("said %q", s.say)
 	}
 }
