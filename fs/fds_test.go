@@ -223,3 +223,55 @@ EOF`)
 		})
 	}
 }
+
+// TestRemovedWhileOpen: a file that is open and has no name any more takes one
+// descriptor, like any that is open. Otherwise the users' share of the descriptors
+// would be worth twice as many, which is more than there are.
+func TestRemovedWhileOpen(t *testing.T) {
+	const budget, files = 64, 50
+	for _, backing := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
+		t.Run(backing, func(t *testing.T) {
+			m := mountNew(t, serveConfig{Timeout: time.Hour, MaxFds: budget, FS: backing})
+			base := m.fds() - m.stats().Fds
+			write(t, m.below("other"), "other")
+			var opened []*os.File
+			for i := range files {
+				name := m.path(fmt.Sprint("f", i))
+				f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				if err := os.Remove(name); err != nil {
+					t.Fatal(err)
+				}
+				opened = append(opened, f)
+			}
+			for i, f := range opened {
+				if err := f.Truncate(int64(i)); err != nil {
+					t.Error(i, err)
+				}
+				if st, err := f.Stat(); err != nil || st.Size() != int64(i) {
+					t.Errorf("%d: %v, %v", i, st, err)
+				}
+			}
+			if all := m.fds() - base; all > budget {
+				t.Errorf("%d descriptors, the budget is %d: %+v", all, budget, m.stats())
+			}
+			if got := read(t, m.path("other")); got != "other" {
+				t.Errorf("another file: %q", got)
+			}
+
+			// Whoever still knows the file has it when nobody has it open any more.
+			known := open(t, fmt.Sprintf("/proc/self/fd/%d", opened[1].Fd()), unix.O_PATH)
+			defer closeFd(t, known)
+			for _, f := range opened {
+				f.Close()
+			}
+			eventually(t, "all are closed", func() bool { return m.stats().Handles == 0 })
+			if got := read(t, fmt.Sprintf("/proc/self/fd/%d", known)); got != "\x00" {
+				t.Errorf("a removed file that is still known: %q", got)
+			}
+		})
+	}
+}

@@ -306,6 +306,9 @@ func (f *FS) release(fh uint64) {
 	if h == nil {
 		return
 	}
+	if n := f.table.lastClose(h.n); n != nil {
+		defer f.table.release(n)
+	}
 	_ = unix.Close(h.fd) // errors of writing are fsync's to report, as on the backing
 	if h.file != nil && f.config.Protect != ProtectFull {
 		f.unpass(h)

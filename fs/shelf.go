@@ -88,31 +88,59 @@ func (t *table) trim() {
 
 // shelve closes the descriptor of n, unless it is the only way to the file:
 // one without links is gone with its last descriptor, and in another mount,
-// below the root, the handle is of another filesystem. A filesystem that has to
-// ask somebody for the links may say what it knows: the mutex is held, and must
-// not wait for one that hangs.
+// below the root, the handle is of another filesystem. A file that lost its links
+// while it is open is there as long as that lasts, and lastClose sees to it then:
+// who removes what he has open can't make it cost two descriptors.
+//
+// A filesystem that has to ask somebody for the links may say what it knows: the
+// mutex is held, and must not wait for one that hangs.
 func (t *table) shelve(n *inode) {
 	var st unix.Statx_t
 	err := unix.Statx(n.fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_NLINK, &st)
-	if err == nil && st.Nlink > 0 && !n.exported && n.handle == nil {
+	gone := err == nil && st.Nlink == 0
+	stays := err == nil && (!gone || n.unnamed && n.users > n.pins)
+	if stays && !n.exported && n.handle == nil {
 		h, mount, e := unix.NameToHandleAt(n.fd, "", unix.AT_EMPTY_PATH)
-		if err = e; err == nil && mount == t.mountID {
+		if e == nil && mount == t.mountID {
 			n.handle = &h
 		}
 	}
-	if err != nil || st.Nlink == 0 || !n.exported && n.handle == nil {
+	switch {
+	case !stays || !n.exported && n.handle == nil:
 		n.keep = true
 		t.kept++
 		t.leave(n)
-		return
+	case gone:
+		t.leave(n)
+		t.doomed = append(t.doomed, n.fd) // and not freed: it is open
+		n.fd = -1
+		t.fds--
+	default:
+		t.closeFd(n)
 	}
-	t.closeFd(n)
+}
+
+// lastClose is called before a descriptor of a handle on n is closed, which may be the
+// last one of a file without a name. It sees to it that n has one of its own until
+// release, and then for as long as the kernel knows n. nil: there is no need.
+func (t *table) lastClose(n *inode) *inode {
+	t.mu.Lock()
+	unnamed := n.unnamed
+	t.mu.Unlock()
+	if !unnamed {
+		return nil
+	}
+	n, err := t.acquire(n.id)
+	if err != nil {
+		return nil // there is none to be had: the file is gone with its last handle
+	}
+	return n
 }
 
 func (t *table) closeFd(n *inode) {
 	t.leave(n)
+	t.orphans.remove(n)
 	if n.fd >= 0 {
-		t.orphans.remove(n)
 		if n.unnamed && n.kind == unix.S_IFREG {
 			t.freed = append(t.freed, freed{n.fd, n.rec.Load()})
 		} else {
