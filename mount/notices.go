@@ -44,12 +44,19 @@ func (m *Mount) identities(t *target) {
 	if root.Handle == "" {
 		m.config.warn("%s (%s) has no file handles that last: files are known by their inode numbers and birth times, and found by their paths; a repair that a crash interrupts is finished only if the file has the same path at the next mount, and records of removed files stay in mendfs lost", m.backing, kind)
 	}
-	if root.Btime == 0 {
+	if root.Btime == 0 && !m.hasBirthTimes() {
 		m.config.warn("%s (%s) has no birth times: a new file that gets the inode number of a removed one gets its records, too", m.backing, kind)
 	}
 	if !fileid.Lasting(m.state.meta.FS) {
 		m.config.warn("%s (%s) has no name that lasts: if that filesystem is mounted anew, its records are taken for those of another; mendfs umount before that, with mendfs lost --pending empty", m.backing, kind)
 	}
+}
+
+// hasBirthTimes reports whether the filesystem keeps them. A directory that a tool
+// made with the filesystem's image may have none itself.
+func (m *Mount) hasBirthTimes() bool {
+	var st unix.Statx_t
+	return unix.Statx(m.root, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &st) == nil && st.Mask&unix.STATX_BTIME != 0
 }
 
 // liftFileSize frees the process of its limit of file sizes, which would be

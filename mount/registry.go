@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -223,9 +222,9 @@ func (r *registry) sweep() error {
 
 // conflict is why e can't be mounted beside the running mounts all; nil if it
 // can.
-func (e entry) conflict(all []entry) error {
+func (e entry) conflict(all []entry, where func(entry) (at, next string)) error {
 	for _, o := range all {
-		at, next := o.whereabouts()
+		at, next := where(o)
 		switch {
 		case o.BackedBy == e.BackedBy:
 			return failed(nil, next, "already mounted: %s is the backing directory of the mount at %s", e.Backing, at)
@@ -244,16 +243,6 @@ func (e entry) conflict(all []entry) error {
 		}
 	}
 	return nil
-}
-
-// whereabouts says where the mount is, and how it can be made to go.
-func (e entry) whereabouts() (at, next string) {
-	at = fmt.Sprintf("%s (pid %d)", e.Mountpoint, e.Pid)
-	if !e.detached() {
-		return at, "mendfs umount " + e.Mountpoint
-	}
-	device := strings.Replace(e.Dev, ":", ",", 1)
-	return at + ", detached but still used by open files", fmt.Sprintf("close them (lsof lists them with device %s), or kill -9 %d", device, e.Pid)
 }
 
 // detached reports whether the mount is in no mount table any more, neither
@@ -291,7 +280,7 @@ func (r *registry) admit(e entry, t *target) error {
 	if err != nil {
 		return failed(err, "remove the file if no mendfs runs", "the list of running mounts can't be read")
 	}
-	if err := e.conflict(all); err != nil {
+	if err := e.conflict(all, entry.whereabouts); err != nil {
 		return err
 	}
 	return otherUsersMount(t, all)
@@ -301,7 +290,7 @@ func (r *registry) admit(e entry, t *target) error {
 // it is detached, or its process has gone since the list was read.
 func (e entry) waitsFor(all []entry) bool {
 	return slices.ContainsFunc(all, func(o entry) bool {
-		if e.conflict([]entry{o}) == nil {
+		if e.conflict([]entry{o}, entry.unlocated) == nil {
 			return false
 		}
 		_, err := os.Stat("/proc/" + strconv.Itoa(o.Pid))

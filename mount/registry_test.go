@@ -44,7 +44,7 @@ func TestRegistryConflict(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := entry{Running: Running{Mountpoint: "/m", Backing: "/b", State: c.state}, BackedBy: c.backing, At: c.at, Records: spot{"8:3", c.state}}
-			err := e.conflict(all)
+			err := e.conflict(all, entry.whereabouts)
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("got %v", err)
 			}

@@ -40,8 +40,8 @@ func Unmount(mountpoint string) error {
 	switch {
 	case p.mount.Type != FSType:
 		if e, _ := entryWhere(func(e entry) bool { return e.Mountpoint == p.path && e.detached() }); e != nil {
-			_, next := e.whereabouts()
-			return failed(nil, next, "the mount at %s was detached already, but is still used by open files (pid %d)", p.path, e.Pid)
+			at, next := e.whereabouts()
+			return failed(nil, next, "already unmounted: the mount at %s", at)
 		}
 		return usage("see the mounts with mendfs status", "nothing of mendfs is mounted at %s", p.path)
 	case !p.isMountRoot():
@@ -61,7 +61,7 @@ func Unmount(mountpoint string) error {
 	if e == nil {
 		return nil
 	}
-	if err := awaitEnd(file, p.path); err != nil {
+	if err := e.awaitEnd(file); err != nil {
 		return err
 	}
 	daemon.await()
@@ -121,15 +121,29 @@ func (w watched) close() {
 	}
 }
 
-// awaitEnd waits until the mount's process has taken its entry off the list, or
+// awaitEnd waits until the mount's process has taken its entry off the list, file, or
 // has died.
-func awaitEnd(file, mountpoint string) error {
+func (e entry) awaitEnd(file string) error {
+	if endsWithin(file, endingTime) {
+		return nil
+	}
+	if pid := e.elsewhere(); pid != 0 {
+		return failed(nil, e.endElsewhere(pid), "%s is unmounted here, but still mounted for process %d, in another mount namespace, and served by pid %d", e.Mountpoint, pid, e.Pid)
+	}
+	if endsWithin(file, patience-endingTime) {
+		return nil
+	}
+	return failed(nil, "see whether it is stopped (state T): ps -o pid,stat,wchan -p "+itoa(e.Pid)+"; and mendfs.log in "+e.State,
+		"%s is unmounted, but its daemon (pid %d) has not ended within %v", e.Mountpoint, e.Pid, patience)
+}
+
+func endsWithin(file string, patience time.Duration) bool {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if _, err := readEntry(file); errors.Is(err, fs.ErrNotExist) || errors.Is(err, errStale) {
-			return nil
+			return true
 		}
 	}
-	return failed(nil, "see what it waits for in mendfs.log in its state directory", "%s is unmounted, but its daemon has not ended within %v", mountpoint, patience)
+	return false
 }
 
 // whenIdle unmounts, and lets what is over in a moment keep it in use: files are closed

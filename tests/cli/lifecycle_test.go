@@ -3,7 +3,9 @@ package cli
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -212,5 +214,42 @@ func TestMountAgainAtOnce(t *testing.T) {
 		next := harness.New(t, harness.Config{Backing: m.Backing, State: m.State})
 		m.WaitExit()
 		m = next
+	}
+}
+
+// A mount namespace that was made meanwhile may keep what is unmounted here: it is said
+// whose that is, since no open file is to be found.
+func TestAnotherNamespaceKeepsIt(t *testing.T) {
+	harness.Need(t, harness.Root, harness.Program("unshare"))
+	m := harness.New(t, harness.Config{})
+	other := exec.Command("unshare", "-m", "sh", "-c", "echo; exec cat")
+	end, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		end.Close()
+		_ = other.Wait() // it has nothing to say
+		m.WaitExit()
+	}()
+	if _, err := made.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	whose := fmt.Sprintf("still mounted for process %d, in another mount namespace", other.Process.Pid)
+	for _, args := range [][]string{
+		{"umount", m.At},
+		{"umount", m.At}, // it is so still
+		{"mount", "--daemon", "--state", m.State, m.Backing, m.At},
+	} {
+		if r := harness.Mendfs(t, args...); r.Exit != exitOperational || !strings.Contains(r.Stderr, whose) {
+			t.Errorf("%s: exit %d: %swant %q", args, r.Exit, r.Stderr, whose)
+		}
 	}
 }

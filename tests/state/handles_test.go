@@ -84,6 +84,29 @@ func TestOnTmpfs(t *testing.T) {
 	})
 }
 
+// A directory that came with the filesystem's image may have no birth time, where the
+// filesystem keeps them all the same.
+func TestBirthTimesOfAnImage(t *testing.T) {
+	harness.Need(t, harness.Program("debugfs"))
+	d := harness.NewDisk(t, "ext4", 16)
+	mkdir(t, d.At, "b")
+	d.Unmount()
+	for _, field := range []string{"crtime", "crtime_extra"} {
+		if r := harness.Run(t, "debugfs", "-w", "-R", "set_inode_field /b "+field+" 0", d.Image); r.Exit != 0 {
+			t.Fatal(r.Stderr)
+		}
+	}
+	d.Mount()
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, d.At+"/b", 0, unix.STATX_BTIME, &st); err != nil || st.Btime.Sec != 0 {
+		t.Fatalf("born %d, %v", st.Btime.Sec, err)
+	}
+	m := harness.New(t, harness.Config{Backing: d.At + "/b"})
+	if strings.Contains(said(t, m), "no birth times") {
+		t.Errorf("it says: %s", said(t, m))
+	}
+}
+
 // overlayfs has no handles unless it is asked for.
 func TestOnOverlayfs(t *testing.T) {
 	v := newVolume(t, "size=8m")
