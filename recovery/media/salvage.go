@@ -117,20 +117,42 @@ func newReader(fd int) *reader {
 // pread reads at most a page.
 func (r *reader) pread(p []byte, off int64) (int, error) {
 	if r.direct < 0 {
-		return pread(r.fd, p, off)
+		return r.plain(p, off)
 	}
 	n, err := pread(r.direct, r.page[:len(p)], off)
+	if err == nil && n == 0 { // somebody else's read may have cut it, see plain
+		lookAgain(r.fd)
+		n, err = pread(r.direct, r.page[:len(p)], off)
+	}
 	if err == nil || !errors.Is(err, unix.EINVAL) && (len(p) >= ranges.SectorSize || r.both == 0) {
 		return copy(p, r.page[:n]), err
 	}
 	// Less than a sector may be more than the server below can do directly,
 	// whatever errno it has for that.
 	r.both--
-	n, err = pread(r.fd, p, off)
+	n, err = r.plain(p, off)
 	if err == nil && n == len(p) {
 		r.both = ranges.PageSize // it can't: ask for all lines this way
 	}
 	return n, err
+}
+
+// plain reads through the page cache. The kernel's FUSE takes a short answer for the
+// end of the file, and gives nothing of what lies behind, not even with O_DIRECT, until
+// somebody asks for the size (fuse_short_read and fuse_direct_IO, Linux 6.18;
+// TestSalvageBehindAShortAnswer).
+func (r *reader) plain(p []byte, off int64) (int, error) {
+	n, err := pread(r.fd, p, off)
+	if err == nil && n < len(p) {
+		lookAgain(r.fd)
+	}
+	return n, err
+}
+
+// lookAgain has the kernel ask the filesystem for the size of the file.
+func lookAgain(fd int) {
+	var st unix.Statx_t
+	_ = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_SIZE, &st) // an outage: the reads say so
 }
 
 func (r *reader) close() {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -25,6 +26,9 @@ type flawed struct {
 	bad    *ranges.Set
 	sullen bool
 	away   bool // from now on all is ENODEV
+
+	direct   bool          // nothing of it is cached
+	sizeKept time.Duration // how long the kernel need not ask for the size
 }
 
 var (
@@ -34,11 +38,16 @@ var (
 )
 
 func (f *flawed) Open(context.Context, uint32) (gofs.FileHandle, uint32, syscall.Errno) {
+	if f.direct {
+		return nil, fuse.FOPEN_DIRECT_IO, 0
+	}
 	return nil, 0, 0
 }
 
 func (f *flawed) Getattr(_ context.Context, _ gofs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	out.Size, out.Mode = uint64(len(f.data)), 0o644
+	out.Size, out.Mode, out.Blocks = uint64(len(f.data)), 0o644, uint64(len(f.data)+511)/512
+	out.Nlink = 1
+	out.SetTimeout(f.sizeKept)
 	return 0
 }
 
@@ -134,5 +143,17 @@ func TestSalvageThroughFUSE(t *testing.T) {
 				t.Fatal("past the end is not zero")
 			}
 		})
+	}
+}
+
+// A kernel that need not ask for the size believes a short answer to be the end.
+func TestSalvageBehindAShortAnswer(t *testing.T) {
+	line := ranges.Range{Off: page + 640, Len: 64}
+	server := &flawed{bad: ranges.Of(line), data: bytes.Repeat([]byte{'x'}, 3*page), sizeKept: time.Hour}
+	f := mountFlawed(t, server)
+	buf := make([]byte, page)
+	missing, finest := f.Salvage(buf, page)
+	if !slices.Equal(missing, []ranges.Range{line}) || finest != ranges.LineSize {
+		t.Fatalf("missing %v by %d; want %v by the line", missing, finest, line)
 	}
 }
