@@ -129,13 +129,14 @@ func (f *File) shrink(pageEnd, target int64) error {
 }
 
 // settle makes the pages durable, restores the time of a repair of ours, and
-// reads back the pages of which something was salvaged, or all.
+// reads back the pages of which something was salvaged, those on nobody's list, which
+// alone could say that the write has cleared them, or all.
 func (f *File) settle(d *damage, u *unfinished, ours bool) error {
 	if err := f.makeDurable(u, u.mends[0], ours); err != nil {
 		return err
 	}
 	for _, m := range u.mends {
-		if m.before == nil && !f.engine.VerifyWrites {
+		if m.before == nil && !f.engine.VerifyWrites && !d.isUnsure(m.page) {
 			continue
 		}
 		if err := f.prove(d, u, m, ours); err != nil {

@@ -58,7 +58,7 @@ func (r *repair) clear(m *mend) error {
 		return &RepairError{Step: "write", Page: m.page, Err: err}
 	}
 	if r.file.below.Corroborate(m.page) != media.Listed {
-		return &RepairError{Step: "write", Page: m.page, Err: orEIO(err)}
+		return r.insist(m)
 	}
 	if r.isShared(m.page) {
 		return r.zeroRaw(m)
@@ -69,6 +69,21 @@ func (r *repair) clear(m *mend) error {
 		return &RepairError{Step: "write", Page: m.page, Err: err}
 	}
 	return r.punch(m)
+}
+
+// insist writes again what a medium without a list has refused, or took a part of: some
+// are clean after the write that failed.
+func (r *repair) insist(m *mend) error {
+	for try := 1; ; try++ {
+		n, err := r.file.rewrite(m)
+		if err == nil && n == len(m.content) {
+			m.rung = "page-written"
+			return nil
+		}
+		if err != nil || try == tries {
+			return &RepairError{Step: "write", Page: m.page, Err: orEIO(err)}
+		}
+	}
 }
 
 // errAppends says why a page can't be rewritten.

@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 
@@ -298,25 +299,38 @@ func (r *recoveryRead) noticeClean(bad []*page) error {
 }
 
 // foundAgain is what bytes are that were lost and can be read: zeros where poison
-// was cleared, which is done by whole lines, and otherwise what was lost.
-func (f *File) foundAgain(b []byte, off int64) []ledger.Move {
+// was cleared, which is done by whole lines, and otherwise what was lost. A write that
+// the medium refused after a part of it, or that could not be made durable, leaves zeros
+// of ours in one line with its bytes: those at the ends.
+func (f *File) foundAgain(b []byte, off int64) (moves []ledger.Move) {
 	found := ledger.Healed
 	if f.ino.isShared() {
 		found = ledger.Overwritten // by a write that we did not see, most likely
 	}
-	var moves []ledger.Move
-	for end := off + int64(len(b)); off < end; {
-		next := min(off&^(ranges.LineSize-1)+ranges.LineSize, end)
-		to := found
-		if isZero(b[:next-off]) {
-			to = ledger.Reinitialized
+	add := func(n int, to ledger.State) {
+		r := ranges.Range{Off: off, Len: int64(n)}
+		off = r.End()
+		if last := len(moves) - 1; last >= 0 && moves[last].To == to {
+			moves[last].Range.Len += r.Len
+		} else if n > 0 {
+			moves = append(moves, ledger.Move{Range: r, To: to})
 		}
-		if n := len(moves); n > 0 && moves[n-1].To == to {
-			moves[n-1].Range.Len += next - off
+	}
+	for start := off; len(b) > 0; {
+		data := bytes.IndexByte(b, 0)
+		if data < 0 {
+			data = len(b)
+		}
+		zeros := len(b[data:]) - len(bytes.TrimLeft(b[data:], "\x00"))
+		at := off + int64(data)
+		line := ranges.Range{Off: at + ranges.LineSize - 1, Len: 1}.Widen(ranges.LineSize) // the first that begins in them
+		add(data, found)
+		if at == start || data+zeros == len(b) || line.End() <= at+int64(zeros) {
+			add(zeros, ledger.Reinitialized)
 		} else {
-			moves = append(moves, ledger.Move{Range: ranges.Between(off, next), To: to})
+			add(zeros, found)
 		}
-		b, off = b[next-off:], next
+		b = b[data+zeros:]
 	}
 	return moves
 }
