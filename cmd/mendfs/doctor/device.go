@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,6 +33,9 @@ type device struct {
 // pmem reports whether mendfs can find the filesystem's bytes on pmem disks.
 func (d device) pmem() bool { return d.path != "" && d.notPmem == nil }
 
+// hidden reports whether the device may be one of pmem for all that can be seen.
+func (d device) hidden() bool { return errors.Is(d.notPmem, pmem.ErrHidden) }
+
 func (d device) close() {
 	if d.volume != nil {
 		_ = d.volume.Close() // nothing was written
@@ -50,6 +54,9 @@ func (f *facts) askDevice() {
 	dev, own := f.deviceNumber()
 	dir, err := filepath.EvalSymlinks(filepath.Join(f.from.sys, "dev/block", fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))))
 	if err != nil {
+		if own {
+			_, d.notPmem = f.from.kernel().Open(dev) // hidden
+		}
 		return // no block device: tmpfs, NFS, FUSE
 	}
 	d.path = "/dev/" + filepath.Base(dir)
@@ -58,7 +65,7 @@ func (f *facts) askDevice() {
 		d.notPmem = fmt.Errorf("%s has a map of its own from its addresses to those of its devices", f.medium.mount.fstype)
 		return
 	}
-	if d.volume, d.notPmem = (pmem.Kernel{Sys: f.from.sys}).Open(dev); d.notPmem != nil {
+	if d.volume, d.notPmem = f.from.kernel().Open(dev); d.notPmem != nil {
 		return
 	}
 	d.disks = d.volume.Disks()
@@ -67,6 +74,14 @@ func (f *facts) askDevice() {
 	if len(d.disks) > 0 {
 		d.bus = f.from.askBus(d.disks[0])
 	}
+}
+
+// kernel is the one that runs, or a test's.
+func (from sources) kernel() pmem.Kernel {
+	if from.sys == "/sys" {
+		return pmem.Kernel{}
+	}
+	return pmem.Kernel{Sys: from.sys}
 }
 
 // deviceNumber is that of the filesystem's block device. It is not its own if

@@ -59,6 +59,8 @@ func (f *facts) judgeDevice() Finding {
 	d := f.medium.device
 	simulate := "good for trying with --simulate"
 	switch {
+	case d.hidden():
+		return Finding{Check: "device", Verdict: Limited, Found: f.medium.mount.source + ": " + d.notPmem.Error(), Next: "until then poison costs whole pages, and is known when it is read"}
 	case d.path == "":
 		return Finding{Check: "device", Verdict: Limited, Found: "no block device (" + f.medium.mount.source + ")", Next: simulate}
 	case !d.pmem():

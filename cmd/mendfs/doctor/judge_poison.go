@@ -12,6 +12,9 @@ func (f *facts) judgeBadblocks() Finding {
 	d := f.medium.device
 	r := Finding{Check: "badblocks", Verdict: Limited, Next: "poison is told from an outage by control reads"}
 	switch {
+	case d.hidden():
+		r.Found = "whether the device has a list can't be seen"
+		return r
 	case !d.pmem():
 		r.Found = "this device keeps no list of media errors"
 		return r
@@ -98,6 +101,8 @@ func (f *facts) judgeSalvage() Finding {
 	t, d := f.scratch.blocks.sector, f.medium.device
 	r := Finding{Check: "salvage", Verdict: Limited}
 	switch {
+	case d.hidden():
+		r.Found, r.Next = "by the page of 4096 bytes: the device can't be seen", "see 'device'"
 	case !d.pmem():
 		r.Found, r.Next = "by the page of 4096 bytes: there is no pmem device to read single sectors from", "good for trying with --simulate"
 	case d.rawRead == nil && f.tryVerdict(t, Limited) == Unknown:
@@ -131,6 +136,9 @@ func (f *facts) judgeClearing() Finding {
 	d := f.medium.device
 	r := Finding{Check: "clearing", Verdict: Limited}
 	switch {
+	case d.hidden():
+		r.Found, r.Next = "what a write clears is up to the device, which can't be seen", "see 'device'"
+		return r
 	case !d.pmem():
 		r.Found = "what a write clears is up to the device"
 		r.Next = "try 'mendfs demo', or --simulate, to see it on simulated memory"
@@ -181,6 +189,8 @@ func (f *facts) ladder() (rungs []string) {
 func (f *facts) judgeRaw() Finding {
 	d := f.medium.device
 	switch {
+	case d.hidden():
+		return Finding{Check: "raw device", Verdict: Limited, Found: "the device can't be seen", Next: "see 'device'"}
 	case !d.pmem():
 		return Finding{Check: "raw device", Verdict: Limited, Found: "no pmem device to clear single sectors on", Next: "good for trying with --simulate"}
 	case d.rawWrite != nil:

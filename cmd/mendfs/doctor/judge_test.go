@@ -65,6 +65,10 @@ func ordinary(f *facts) {
 }
 
 // notPmem is an ordinary disk.
+func hidden(f *facts) {
+	f.medium.device = device{notPmem: fmt.Errorf("device 259:1: %w", pmem.ErrHidden)}
+}
+
 func notPmem(f *facts) { f.medium.device.notPmem = pmem.ErrNotPmem }
 
 func TestJudge(t *testing.T) {
@@ -135,7 +139,13 @@ func TestJudge(t *testing.T) {
 		{"nothing listed", func(*facts) {}, "badblocks", OK, "bad ranges: 0", false},
 		{"something listed", func(f *facts) { f.medium.device.list = listed(true) }, "badblocks", OK, "bad ranges: 1 (512 bytes)", false},
 		{"list cut", func(f *facts) { f.medium.device.list = listed(false) }, "badblocks", Limited, "cut", false},
+		{"list not read", func(f *facts) { f.medium.device.list = nil }, "badblocks", Unknown, "not read", false},
 		{"badblocks secret", func(f *facts) { f.medium.device.badblocks = unix.EACCES }, "badblocks", Limited, "permission denied", false},
+		{"a device that is hidden", hidden, "device", Limited, "can't be seen in /sys", false},
+		{"its list", hidden, "badblocks", Limited, "can't be seen", false},
+		{"its sectors", hidden, "salvage", Limited, "by the page", false},
+		{"its clearing", hidden, "clearing", Limited, "can't be seen", false},
+		{"it, raw", hidden, "raw device", Limited, "can't be seen", false},
 		{"no list", notPmem, "badblocks", Limited, "keeps no list", false},
 		{"changes on NFIT", func(*facts) {}, "list changes", OK, "announces", false},
 		{"changes on e820", func(f *facts) { f.medium.device.bus.provider = "e820" }, "list changes", Limited, "not announced", false},
@@ -182,7 +192,7 @@ func TestJudge(t *testing.T) {
 		{"no reflink", func(*facts) {}, "reflink", OK, "can't share", false},
 		{"reflink and raw", func(f *facts) { f.scratch.clone = tried(nil) }, "reflink", OK, "on the raw device", false},
 		{"reflink without raw", func(f *facts) { f.scratch.clone, f.medium.device.rawWrite = tried(nil), noRaw }, "reflink", Limited, "can't be cleared", false},
-		{"reflink elsewhere", func(f *facts) { notPmem(f); f.scratch.clone = tried(nil) }, "reflink", OK, "share", false},
+		{"reflink elsewhere", func(f *facts) { notPmem(f); f.scratch.clone, f.medium.device.rawWrite = tried(nil), noRaw }, "reflink", OK, "share", false},
 		{"reflink untried", noFile, "reflink", Unknown, "read-only file system", false},
 
 		{"bind mount", func(f *facts) { f.medium.others = []mountLine{{at: "/export"}} }, "other paths", Limited, "/export", false},
@@ -196,6 +206,7 @@ func TestJudge(t *testing.T) {
 		{"device shared", func(f *facts) { f.medium.device.holders = []string{"dm-3"} }, "device users", Limited, "dm-3", false},
 		{"device users unseen", func(f *facts) { f.users.all = false }, "device users", Unknown, "can't be looked at", false},
 		{"no device to open", func(f *facts) { f.medium.device = device{} }, "device users", OK, "no block device", false},
+		{"no state yet", func(*facts) {}, "state", OK, "none yet", false},
 		{"open intents", func(f *facts) { f.state = State{Dir: "/s", OpenIntents: 2} }, "state", Limited, "2 intents open: do not use the backing directly before mounting", false},
 		{"mounted", func(f *facts) { f.state = State{Dir: "/s", Running: "/srv/db"} }, "state", No, "already mounted at /srv/db", true},
 		{"damaged state", func(f *facts) { f.state = State{Dir: "/s", Err: unix.EIO} }, "state", No, "input/output error", true},
@@ -219,6 +230,17 @@ func TestJudge(t *testing.T) {
 			}
 			checkFindings(t, findings)
 		})
+	}
+}
+
+// Who has bad sectors is told how to find the files, and nobody else.
+func TestNextOfTheList(t *testing.T) {
+	for next, list := range map[string]*pmem.List{"": {Complete: true}, "mendfs scan names the files": listed(true)} {
+		f := onPmem()
+		f.medium.device.list = list
+		if got := f.judgeBadblocks(); got.Next != next {
+			t.Errorf("%d bad: next %q, want %q", list.Bad.Count(), got.Next, next)
+		}
 	}
 }
 

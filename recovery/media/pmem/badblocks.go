@@ -2,10 +2,13 @@ package pmem
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/recovery/ranges"
 )
@@ -47,7 +50,7 @@ func (v *Volume) Bad() (*List, error) {
 // badblocks is the list of one disk, in bytes of the disk.
 func (k Kernel) badblocks(disk string) (*List, error) {
 	path := k.badblocksPath(disk)
-	text, err := os.ReadFile(path)
+	text, err := k.readList(path)
 	if err != nil {
 		return nil, fmt.Errorf("the kernel's list of bad sectors: %w", err)
 	}
@@ -56,6 +59,24 @@ func (k Kernel) badblocks(disk string) (*List, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return list, nil
+}
+
+// readList refuses what is mounted over the list, as container engines do to hide files:
+// an empty one would clear all pages of suspicion.
+func (k Kernel) readList(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return nil, fmt.Errorf("%s: fstatfs: %w", path, err)
+	}
+	if k.Sys == "" && fs.Type != unix.SYSFS_MAGIC {
+		return nil, fmt.Errorf("%s is not the kernel's own file: take away what is mounted over it", path)
+	}
+	return io.ReadAll(f)
 }
 
 func (k Kernel) badblocksPath(disk string) string { return k.sys("block", disk, "badblocks") }

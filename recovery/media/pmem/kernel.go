@@ -43,6 +43,9 @@ func (k Kernel) node(name string) string { return filepath.Join(cmp.Or(k.Dev, "/
 func (k Kernel) block(dev uint64) (string, error) {
 	link := k.sys("dev", "block", fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)))
 	dir, err := filepath.EvalSymlinks(link)
+	if errors.Is(err, os.ErrNotExist) && unix.Major(dev) != 0 { // 0: of a filesystem without a device (Documentation/admin-guide/devices.txt)
+		return "", fmt.Errorf("device %d:%d: %w", unix.Major(dev), unix.Minor(dev), ErrHidden)
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("%w: device %d:%d is no block device", ErrNotPmem, unix.Major(dev), unix.Minor(dev))
 	}
@@ -110,6 +113,9 @@ func (k Kernel) logicalBlock(dir string) int64 {
 
 func readNumber(path string) (int64, error) {
 	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("%w (there is no %s)", ErrHidden, path)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("asking for the device: %w", err)
 	}

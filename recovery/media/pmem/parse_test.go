@@ -242,6 +242,7 @@ func TestWhereVolumesLie(t *testing.T) {
 		{"a BTT", 259, 3, "", "", 0, "", 0},
 		{"another disk", 8, 0, "", "", 0, "", 0},
 		{"no block device", 0, 40, "", "", 0, "", 0},
+		{"a device that is hidden", 259, 9, "", "", 0, "", 0},
 		{"two linear pieces", 253, 0, "0 100 linear 259:2 10\n100 900 linear 259:1 0\n", "{[3072 +512) [54272 +1024)}", 54272, "pmem0", 1030},
 		{"an encrypted volume", 253, 0, "0 1000 crypt 259:0\n", "", 0, "", 0},
 		{"linear on another disk", 253, 0, "0 1000 linear 8:0 0\n", "", 0, "", 0},
@@ -251,7 +252,11 @@ func TestWhereVolumesLie(t *testing.T) {
 			k.Table = func(uint64) (string, error) { return c.table, nil }
 			v, err := k.Open(unix.Mkdev(c.major, c.minor))
 			if c.bad == "" {
-				if !errors.Is(err, ErrNotPmem) {
+				want := ErrNotPmem
+				if c.minor == 9 {
+					want = ErrHidden
+				}
+				if !errors.Is(err, want) {
 					t.Errorf("%v, %v", v, err)
 				}
 				return
@@ -313,5 +318,22 @@ func TestListThatCannotBeRead(t *testing.T) {
 		if list, err := v.Bad(); err == nil {
 			t.Errorf("%v", list)
 		}
+	}
+}
+
+// What is mounted over the list is not believed: it may well be empty.
+func TestListOfSomebodyElse(t *testing.T) {
+	for _, path := range []string{"/dev/null", filepath.Join(t.TempDir(), "badblocks")} {
+		if path != "/dev/null" {
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if text, err := (Kernel{}).readList(path); err == nil {
+			t.Errorf("%s is taken for the kernel's: %q", path, text)
+		}
+	}
+	if _, err := (Kernel{}).readList("/sys/kernel/uevent_seqnum"); err != nil {
+		t.Errorf("a file of sysfs: %v", err)
 	}
 }

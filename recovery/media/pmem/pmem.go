@@ -22,6 +22,10 @@ import (
 // so that its bytes can be found there.
 var ErrNotPmem = errors.New("not on persistent memory")
 
+// ErrHidden says that a block device is not in /sys, where the kernel shows them all:
+// nobody knows then whether it is persistent memory.
+var ErrHidden = errors.New("the device can't be seen in /sys: mount sysfs there, or take away what covers it")
+
 // Volume is the block device that a filesystem lies on: a pmem disk, a partition
 // of one, or linear pieces of some (LVM). All methods may be called concurrently.
 type Volume struct {
@@ -48,7 +52,8 @@ type piece struct {
 
 // Open finds the block device of the filesystem whose files have the device
 // number dev (st_dev) and opens it for raw reads, if that is allowed. It
-// fails with ErrNotPmem where it is not all on pmem disks.
+// fails with ErrNotPmem where it is not all on pmem disks, and with ErrHidden where it can't
+// be told.
 //
 // Open must come before the process gives its rights away; nothing else of a
 // Volume needs more than to read /sys.
