@@ -89,6 +89,9 @@ type Config struct {
 	// Root's mount see to that): then it may not come from pages kept over an open.
 	StrictAtime bool
 
+	// Warn takes a line for whoever looks after the mount; nil: nobody wants it.
+	Warn func(format string, args ...any)
+
 	// MaxFds bounds the descriptors used for inodes and open files together;
 	// open files have precedence. 0: RLIMIT_NOFILE less a reserve.
 	MaxFds int
@@ -109,6 +112,8 @@ type FS struct {
 	killable   *killable     // what Answer gave
 	stale      stale
 	listings   listings
+
+	saidReadOnly atomic.Bool // that the backing filesystem has become read-only
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)

@@ -156,7 +156,10 @@ func (k *killable) serve(in *fuse.InHeader, c changes, handler func() fuse.Statu
 	if killed {
 		return st
 	}
-	return k.withRoom(handler)
+	if st = k.withRoom(handler); !st.Ok() {
+		k.lookInto(in, st)
+	}
+	return st
 }
 
 // begin enters a request, and waits for its turn, and for changes to the same

@@ -22,8 +22,9 @@ func (b backend) Status(context.Context) (control.Status, error) {
 		Mountpoint: m.path, Backing: m.backing, OverMounted: m.path == m.backing,
 		State: m.state.path, FS: m.state.meta.FS, Repair: m.config.repair(),
 		Semantics: m.config.semantics.Name, Simulate: m.config.Simulate, ReadOnly: m.config.ReadOnly,
-		ReadOnlyNow: !m.config.ReadOnly && m.isReadOnlyNow(),
-		AllowOther:  m.config.AllowOther, EventLog: m.config.EventLog,
+		ReadOnlyNow:     !m.config.ReadOnly && m.isReadOnlyNow(),
+		BackingReadOnly: m.fs.BackingReadOnly(),
+		AllowOther:      m.config.AllowOther, EventLog: m.config.EventLog,
 		Engine: m.engine.Status(), Held: &held, Sandbox: &sandbox, Protection: m.protection(),
 	}
 	for _, err := range []error{swept, m.ledger.Health(), m.journal.Stats().Err, m.events.Health(), m.state.room()} {

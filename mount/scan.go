@@ -115,7 +115,7 @@ func name(ctx context.Context, root int, files ...*listedFile) {
 func nameNow(root int, f *listedFile) (name string, known bool) {
 	fd, err := fileid.Open(root, f.id, f.path, unix.O_PATH)
 	if err != nil {
-		return f.path, fileid.Gone(root, f.id)
+		return f.path, fileid.Gone(root, f.id, f.path)
 	}
 	defer unix.Close(fd)
 	if name = fileid.Path(root, fd); name != "" {

@@ -29,7 +29,7 @@ func (m *Mount) openFS(t *target) error {
 	}
 	var err error
 	m.fs, err = fs.New(fs.Config{
-		Root: m.root, Engine: m.engine, ReadOnly: m.config.ReadOnly,
+		Root: m.root, Engine: m.engine, ReadOnly: m.config.ReadOnly, Warn: m.config.warn,
 		AttrTimeout: timeout, EntryTimeout: timeout, Exclusive: t.overMounted(), Protect: m.config.protect,
 		NoAtime:     m.flags(t)&unix.MS_NOATIME != 0,
 		StrictAtime: atimeAttr(m.flags(t))&unix.MOUNT_ATTR_STRICTATIME != 0,

@@ -14,8 +14,9 @@ import (
 // that turn out readable after all are dropped from the list. An error is an
 // outage: nothing may be recorded of any of them.
 //
-// A failure is poison at once when somebody's list says so and the rest of the
-// page can be had. All else is doubtful, since an outage may have begun at any
+// A failure is poison at once when somebody's list says so, the rest of the
+// page can be had, and the filesystem is not down: then it refuses good pages just so.
+// All else is doubtful, since an outage may have begun at any
 // moment: see isolate.
 func (f *File) classify(d *damage, suspects []*page) ([]*page, error) {
 	var bad, doubtful []*page
@@ -28,6 +29,11 @@ func (f *File) classify(d *damage, suspects []*page) ([]*page, error) {
 			bad = append(bad, p)
 		} else {
 			doubtful = append(doubtful, p)
+		}
+	}
+	if len(bad) > 0 {
+		if err := f.alive(bad[0].want); err != nil {
+			return nil, err
 		}
 	}
 	if len(doubtful) == 0 {
@@ -99,6 +105,14 @@ func (f *File) outage(r ranges.Range, err error) error {
 	return &OutageError{Range: r, Err: err}
 }
 
+// alive fails where the filesystem itself is down, whatever is bad besides.
+func (f *File) alive(r ranges.Range) error {
+	if err := media.Alive(f.below.Fd()); isDown(err) {
+		return f.outage(r, err)
+	}
+	return nil
+}
+
 // tellOutage emits the event; all but the first of an outage are only counted.
 func (e *Engine) tellOutage(ev event.Event, err error) {
 	e.counters.outageErrors.Add(1)
@@ -142,6 +156,12 @@ func (o *outage) begins(now time.Time) bool {
 	begins := now.Sub(o.last) > time.Minute
 	o.last = now
 	return begins
+}
+
+func (o *outage) isOn(now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return now.Sub(o.last) <= time.Minute
 }
 
 // DefaultBreaker is Config.Breaker unless it is given.

@@ -97,6 +97,8 @@ type Engine struct {
 	closes   atomic.Uint64 // intents closed since the start, for checkpoints
 	chunks   sync.Pool     // of *[verifyChunk]byte
 
+	seenAlive atomic.Int64 // when the filesystem was last (mayRepair), ns since 1970
+
 	closings    closings
 	enders      oneAtATime // of closings
 	checkpoints oneAtATime

@@ -100,6 +100,10 @@ func isGone(err error) bool {
 	return false
 }
 
+// isDown reports whether an errno of what has nothing to do with a file's data says
+// that the filesystem is down.
+func isDown(err error) bool { return mayBePoison(err) || isGone(err) }
+
 // cause is the word in ledger and events for how a failure showed.
 func cause(err error) string {
 	switch {

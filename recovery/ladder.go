@@ -57,6 +57,9 @@ func (r *repair) clear(m *mend) error {
 	if err != nil && !mayBePoison(err) {
 		return &RepairError{Step: "write", Page: m.page, Err: err}
 	}
+	if down := r.file.alive(m.page); down != nil {
+		return down
+	}
 	if r.file.below.Corroborate(m.page) != media.Listed {
 		return r.insist(m)
 	}

@@ -86,7 +86,7 @@ func (e *Engine) reviewImages() error {
 			continue // replay decides
 		}
 		if _, asked := gone[key]; !asked {
-			gone[key] = fileid.Gone(e.Root, im.File)
+			gone[key] = fileid.Gone(e.Root, im.File, im.Path)
 		}
 		if !gone[key] && (!im.Pending || !e.readsWell(im)) {
 			continue
@@ -128,7 +128,7 @@ func (e *Engine) dropOutlived(id fileid.ID, r ranges.Range) error {
 func (e *Engine) readsWell(im journal.Saved) bool {
 	fd, err := fileid.Open(e.Root, im.File, im.Path, unix.O_RDONLY)
 	if err != nil {
-		return errors.Is(err, fileid.ErrGone) && fileid.Gone(e.Root, im.File) // without handles it may be called otherwise
+		return errors.Is(err, fileid.ErrGone) && fileid.Gone(e.Root, im.File, im.Path) // without handles it may be called otherwise
 	}
 	defer unix.Close(fd)
 	f := e.Medium.Open(fd)
@@ -150,16 +150,17 @@ func (e *Engine) readsWell(im journal.Saved) bool {
 func (e *Engine) Sweep() error {
 	var change ledger.Change
 	for _, f := range e.Ledger.Files(false) {
-		if !fileid.Gone(e.Root, f.ID) {
-			continue
-		}
-		change.Moves = append(change.Moves, ledger.Move{File: f.ID, Path: f.Path, Range: everything(), To: ledger.Overwritten})
-		if err := e.Journal.DropImages(f.ID.Key(), everything()); err != nil {
-			return fmt.Errorf("dropping the images of a file that is gone: %w", err)
+		if fileid.Gone(e.Root, f.ID, f.Path) {
+			change.Moves = append(change.Moves, ledger.Move{File: f.ID, Path: f.Path, Range: everything(), To: ledger.Overwritten})
 		}
 	}
-	if len(change.Moves) == 0 {
+	if len(change.Moves) == 0 || e.mayBeDown() { // of a filesystem that is down every handle is stale
 		return nil
+	}
+	for _, m := range change.Moves {
+		if err := e.Journal.DropImages(m.File.Key(), everything()); err != nil {
+			return fmt.Errorf("dropping the images of a file that is gone: %w", err)
+		}
 	}
 	return e.Ledger.Record(change)
 }

@@ -207,6 +207,8 @@ func nextAfter(step string) string {
 		return "the device refuses to clear a page that was to be freed: on XFS it stays with its file, since the filesystem would shut down over it; keep the file, and have the device looked after"
 	case "write", "punch":
 		return "the medium refuses to be cleared: mendfs doctor says what else can clear it; the readable bytes are kept and served"
+	case "read-only":
+		return "see dmesg for why, make the filesystem writable (mount -o remount,rw), then write again"
 	case "share":
 		return "write whole pages, or close the file everywhere and write again, or mount with --protect=full"
 	}

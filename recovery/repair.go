@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -68,6 +69,9 @@ func (r *repair) run() (failed ranges.Range, err error) {
 	if r.file.engine.ReadOnly {
 		return first, &RepairError{Step: "write", Page: first, Err: unix.EROFS}
 	}
+	if err := r.file.mayRepair(first); err != nil {
+		return first, err
+	}
 	r.path = r.file.recentPath
 	if r.damage.id.Handle == "" { // the name is all that finds the file again
 		r.path = sync.OnceValue(r.file.path)
@@ -115,6 +119,34 @@ func (f *File) mayRewrite(page, fresh ranges.Range, writeback bool) error {
 	err := &RepairError{Step: "share", Page: page, Err: errShared}
 	f.emitFailure(err.Step, page, err)
 	return err
+}
+
+// aliveFor is how long a filesystem that was seen to be alive is taken to be: to ask
+// costs as much as a quarter of a repair. clear asks again where a write is refused.
+const aliveFor = 100 * time.Millisecond
+
+// mayRepair fails where the filesystem is down, or was made read-only below the mount
+// (by a remount, or by the kernel): its errno is the answer then, and the medium is not
+// to blame.
+func (f *File) mayRepair(page ranges.Range) error {
+	if seen, now := &f.engine.seenAlive, time.Now().UnixNano(); now-seen.Load() >= int64(aliveFor) {
+		if err := f.alive(page); err != nil {
+			return err
+		}
+		seen.Store(now)
+	}
+	if !isReadOnly(f.below.Fd()) {
+		return nil
+	}
+	err := fmt.Errorf("the backing filesystem is read-only: %w", unix.EROFS)
+	f.emitFailure("read-only", page, err)
+	return err
+}
+
+// isReadOnly reports whether the filesystem can't be written, for as far as it says so.
+func isReadOnly(fd int) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(fd, &fs) == nil && fs.Flags&unix.ST_RDONLY != 0
 }
 
 // prepare works out what the page shall hold.

@@ -82,7 +82,7 @@ func (e *Engine) replay(in *journal.Intent) error {
 // notFound ends an intent whose file is not to be found. Without file handles it
 // may only have another name: then the image is all that there is of the page.
 func (e *Engine) notFound(in *journal.Intent) error {
-	if in.Image == nil || fileid.Gone(e.Root, in.File) {
+	if in.Image == nil || fileid.Gone(e.Root, in.File, in.Path) {
 		return e.settled(nil, in, "file-gone", nil)
 	}
 	if err := e.Journal.Keep(in); err != nil {

@@ -28,6 +28,7 @@ type Status struct {
 	OutageErrors   int64  `json:"outage_errors"`
 	PassedOn       int64  `json:"poison_errors"` // reads of poison that got its error: strict semantics
 	Replayed       int64  `json:"replayed_intents"`
+	Outage         bool   `json:"outage"`       // there was an outage error within the last minute
 	Breaker        bool   `json:"breaker_open"` // true: uncorroborated failures are passed through for now
 	BreakerPages   int    `json:"breaker_pages"`
 }
@@ -46,6 +47,7 @@ func (e *Engine) Status() Status {
 		OutageErrors:   e.counters.outageErrors.Load(),
 		PassedOn:       e.counters.passedOn.Load(),
 		Replayed:       e.counters.replayed.Load(),
+		Outage:         e.outage.isOn(time.Now()),
 		Breaker:        e.breaker.open(time.Now()),
 		BreakerPages:   e.Config.Breaker,
 	}

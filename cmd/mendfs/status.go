@@ -205,6 +205,9 @@ func semanticsText(s control.Status) string {
 	if s.ReadOnlyNow {
 		words = append(words, "read-only by a remount")
 	}
+	if s.BackingReadOnly && !s.ReadOnly {
+		words = append(words, "read-only below")
+	}
 	return strings.Join(words, ", ")
 }
 
@@ -289,6 +292,9 @@ func engineRows(engine any) [][]string {
 		if n, ok := fields[c.name].(float64); ok {
 			rows = append(rows, []string{"  " + c.label, fmt.Sprintf("%.0f %s", n, c.since)})
 		}
+	}
+	if now, ok := fields["outage"].(bool); ok && now {
+		rows = append(rows, []string{"  outage", "within the last minute: programs get its errors; see mendfs events, and dmesg"})
 	}
 	if open, ok := fields["breaker_open"].(bool); ok && open {
 		rows = append(rows, []string{"  too many failures", "at once: errors are passed to programs until it is quiet"})

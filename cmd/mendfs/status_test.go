@@ -238,17 +238,17 @@ func TestMisspeltPathsAreNotToBeMade(t *testing.T) {
 // What a mount does otherwise than by default is shown.
 func TestStatusShowsWhatIsNotDefault(t *testing.T) {
 	var out strings.Builder
-	s := control.Status{Running: true, State: "/s", Semantics: "recover", Repair: "eager", ReadOnlyNow: true, Engine: map[string]any{"breaker_pages": 7.0}}
+	s := control.Status{Running: true, State: "/s", Semantics: "recover", Repair: "eager", ReadOnlyNow: true, BackingReadOnly: true, Engine: map[string]any{"breaker_pages": 7.0, "outage": true}}
 	if err := printStatus(&out, s); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"repair eager", "read-only by a remount", "7 pages"} {
+	for _, want := range []string{"repair eager", "read-only by a remount", "read-only below", "7 pages", "within the last minute"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in %s", want, out.String())
 		}
 	}
 	out.Reset()
-	s.Repair, s.ReadOnlyNow, s.Engine = "on-write", false, map[string]any{"breaker_pages": float64(recovery.DefaultBreaker)}
+	s.Repair, s.ReadOnlyNow, s.BackingReadOnly, s.Engine = "on-write", false, false, map[string]any{"breaker_pages": float64(recovery.DefaultBreaker)}
 	if err := printStatus(&out, s); err != nil || strings.Contains(out.String(), "breaker") || strings.Contains(out.String(), "repair") || strings.Contains(out.String(), "read-only") {
 		t.Errorf("%v: %s", err, out.String())
 	}

@@ -61,23 +61,24 @@ type Backend interface {
 
 // Status is one mount, or one state directory without a running mount.
 type Status struct {
-	Running     bool      `json:"running"`
-	Dead        bool      `json:"dead,omitempty"`  // the daemon is gone and the mount is still there; of the rest, only Mountpoint, Backing and Owner are known
-	Owner       *int      `json:"owner,omitempty"` // the uid of who mounted; nil when no mount is there
-	Mountpoint  string    `json:"mountpoint,omitempty"`
-	Backing     string    `json:"backing"`
-	OverMounted bool      `json:"over_mounted"`
-	State       string    `json:"state"`
-	FS          string    `json:"fs"`
-	Pid         int       `json:"pid,omitempty"`
-	Started     time.Time `json:"started,omitzero"`
-	Semantics   string    `json:"semantics,omitempty"`
-	Simulate    string    `json:"simulate,omitempty"`
-	Repair      string    `json:"repair,omitempty"` // on-write, eager
-	ReadOnly    bool      `json:"read_only,omitempty"`
-	ReadOnlyNow bool      `json:"read_only_now,omitempty"` // by a remount, until the next
-	AllowOther  bool      `json:"allow_other,omitempty"`
-	EventLog    string    `json:"event_log,omitempty"`
+	Running         bool      `json:"running"`
+	Dead            bool      `json:"dead,omitempty"`  // the daemon is gone and the mount is still there; of the rest, only Mountpoint, Backing and Owner are known
+	Owner           *int      `json:"owner,omitempty"` // the uid of who mounted; nil when no mount is there
+	Mountpoint      string    `json:"mountpoint,omitempty"`
+	Backing         string    `json:"backing"`
+	OverMounted     bool      `json:"over_mounted"`
+	State           string    `json:"state"`
+	FS              string    `json:"fs"`
+	Pid             int       `json:"pid,omitempty"`
+	Started         time.Time `json:"started,omitzero"`
+	Semantics       string    `json:"semantics,omitempty"`
+	Simulate        string    `json:"simulate,omitempty"`
+	Repair          string    `json:"repair,omitempty"` // on-write, eager
+	ReadOnly        bool      `json:"read_only,omitempty"`
+	ReadOnlyNow     bool      `json:"read_only_now,omitempty"`     // by a remount, until the next
+	BackingReadOnly bool      `json:"backing_read_only,omitempty"` // the filesystem below can't be written now
+	AllowOther      bool      `json:"allow_other,omitempty"`
+	EventLog        string    `json:"event_log,omitempty"`
 
 	// Protection is what programs may meet unprotected; nil when no mount is running.
 	Protection *Protection `json:"protection,omitempty"`

@@ -81,6 +81,9 @@ func headline(e Event) string {
 	case Conflict:
 		return "wrote nothing: other data is where a crash had interrupted a repair, in " + at
 	case Outage:
+		if e.Length == 0 {
+			return "the backing filesystem fails, and not by poison; nothing was zeroed"
+		}
 		return "the storage fails, and not by poison; nothing was zeroed in " + at
 	case MetadataError:
 		return "names, sizes or mappings can't be read of " + fileName(e)

@@ -184,7 +184,7 @@ func TestOpen(t *testing.T) {
 				if c.gone != errors.Is(err, ErrGone) || (!c.gone && (err != nil || got != "content")) {
 					t.Fatalf("%q, %v; want gone: %v", got, err, c.gone)
 				}
-				if gone := Gone(root, id); gone != (c.gone && c.handles) {
+				if gone := Gone(root, id, "dir/a"); gone != (c.gone && c.handles) {
 					t.Fatalf("gone for certain: %v", gone)
 				}
 			})

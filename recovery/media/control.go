@@ -22,23 +22,14 @@ var errCached = errors.New("the page is in the page cache")
 // Control asks, in this order, another page of the file, another file of the
 // filesystem, and, only if there is neither, the filesystem's device. A file
 // that can be read in full because all of it is cached shows nothing: pages
-// are read with O_DIRECT, or after they were seen to be not cached. A
-// filesystem that shut down fails already at opening the file once more (ext4
-// and XFS refuse that with EIO), so the device can't speak for it.
+// are read with O_DIRECT, or after they were seen to be not cached. The device
+// can't speak for a filesystem that shut down (Alive).
 func (f *realFile) Control(avoid *ranges.Set) error {
 	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(f.fd, &fs); err != nil {
-		return fmt.Errorf("fstatfs: %w", err)
-	}
-	again, err := reopen(f.fd, 0)
 	if err == nil {
-		err = unix.Close(again)
+		err = Alive(f.fd)
 	}
-	if err != nil && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) { // not ours to read is no outage
+	if err != nil {
 		return err
 	}
 	failure := readAny(f.fd, st.Size, avoid)
@@ -52,6 +43,25 @@ func (f *realFile) Control(avoid *ranges.Set) error {
 		return failure
 	}
 	return readDevice(f.fd, st.Dev)
+}
+
+// Alive asks the filesystem that the file at fd is on whether it goes on, and none of
+// the file's data: a list of media errors, and the device, outlive it. ext4 and XFS that
+// have shut down refuse to open the file once more, with EIO; statx is refused by XFS
+// alone, and fstatfs by neither (Linux 6.1 and 6.12; TestShutDown in tests/lab).
+func Alive(fd int) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return fmt.Errorf("fstatfs: %w", err)
+	}
+	again, err := reopen(fd, 0)
+	if err == nil {
+		err = unix.Close(again)
+	}
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) { // not ours to read is no outage
+		return nil
+	}
+	return err
 }
 
 // readAny reads one page of the file that is not in avoid from the medium.

@@ -216,7 +216,13 @@ func TestControlOfShutDownFilesystem(t *testing.T) {
 					put(t, l.mount, fmt.Sprint("file", i), 3)
 				}
 				f := opened(t, l.mount, "file0")
+				if err := Alive(f.Fd()); err != nil {
+					t.Errorf("before: %v", err)
+				}
 				l.shutDown()
+				if err := Alive(f.Fd()); !errors.Is(err, unix.EIO) {
+					t.Errorf("it is alive: %v; want EIO", err)
+				}
 				for _, avoid := range []*ranges.Set{nil, ranges.Of(ranges.Range{Len: 3 * page})} {
 					if err := f.Control(avoid); !errors.Is(err, unix.EIO) {
 						t.Errorf("avoiding %v: %v; want EIO", avoid, err)

@@ -87,6 +87,21 @@ func (m *Mount) Pid() int { return m.daemon.cmd.Process.Pid }
 // Stderr is what the mount has said since it was last started.
 func (m *Mount) Stderr() string { return m.daemon.stderr.String() }
 
+// Says checks that the mount has said a text so many times since it was last started. What
+// it said a moment ago may still be on its way.
+func (m *Mount) Says(text string, times int) {
+	m.t.Helper()
+	said := 0
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if said = strings.Count(m.Stderr(), text); said >= times {
+			break
+		}
+	}
+	if said != times {
+		m.t.Errorf("the mount has said %q %d times, want %d: %s", text, said, times, tail(m.Stderr()))
+	}
+}
+
 // Ready is the line that the mount printed when it was ready.
 func (m *Mount) Ready() string { return m.daemon.ready }
 

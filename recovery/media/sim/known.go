@@ -47,7 +47,7 @@ func (m *Medium) ForgetGone() {
 
 // forgetGone is called with m.mu held.
 func (m *Medium) forgetGone(p *poison) {
-	if fileid.Gone(m.root, p.id) {
+	if fileid.Gone(m.root, p.id, p.path) {
 		m.commit(record{Op: opChange, File: p.id, Clear: []ranges.Range{everything}})
 	}
 }

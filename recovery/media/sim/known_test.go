@@ -73,7 +73,7 @@ func TestKnownOfRemovedFile(t *testing.T) {
 			if err := errors.Join(b.os.Close(), os.Remove(b.os.Name())); err != nil {
 				t.Fatal(err)
 			}
-			if !fileid.Gone(b.m.root, b.id) {
+			if !fileid.Gone(b.m.root, b.id, "") {
 				t.Skip("whether a file is gone is not known here: that takes handles, and root")
 			}
 			forget(b)
