@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,21 +21,45 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-func TestPackageOfAnotherChecksumIsFetchedAgain(t *testing.T) {
+func TestPackagesThatAreNotAllThereAreFetchedAgain(t *testing.T) {
 	dir := t.TempDir()
-	pkg := filepath.Join(dir, "linux.deb")
-	write(t, pkg, "kernel")
-	write(t, pkg+".sha256", "6f1c3eaf2a66c6fa1ca9d4d4c5dc1f8e6f5dbb6b38b5a4b35a7d8bd6a4c0d3aa")
-	if _, _, err := cachedPackage(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a package with another checksum: %v", err)
+	write(t, filepath.Join(dir, "linux.deb"), "kernel")
+	write(t, filepath.Join(dir, "headers.deb"), "headers")
+	if _, _, err := cachedPackages(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no list: %v", err)
 	}
-	sum, err := checksum(pkg)
+	sums, err := sumsOf("'http://deb/linux.deb' linux.deb 6 SHA256:50ee7cad7b5d8da2b2d0bbc8c4e8a7a7ed3eab1a0a4d1eb0d9a5b5c6e2e9c0a1\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, pkg+".sha256", sum)
-	if got, _, err := cachedPackage(dir); got != pkg || err != nil {
-		t.Errorf("the right checksum: %q, %v", got, err)
+	write(t, filepath.Join(dir, sumsFile), sums)
+	if _, _, err := cachedPackages(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a package with another checksum: %v", err)
+	}
+	var right strings.Builder
+	for _, name := range []string{"linux.deb", "headers.deb"} {
+		sum, err := checksum(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&right, "%s  %s\n", sum, name)
+	}
+	write(t, filepath.Join(dir, sumsFile), right.String())
+	want := []string{filepath.Join(dir, "linux.deb"), filepath.Join(dir, "headers.deb")}
+	if got, _, err := cachedPackages(dir); !slices.Equal(got, want) || err != nil {
+		t.Errorf("the right checksums: %q, %v", got, err)
+	}
+	if err := os.Remove(want[1]); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := cachedPackages(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a package is missing: %v", err)
+	}
+}
+
+func TestPackageWithoutChecksumIsRefused(t *testing.T) {
+	if sums, err := sumsOf("'http://deb/linux.deb' linux.deb 6 \n"); err == nil {
+		t.Errorf("its sums are %q", sums)
 	}
 }
 
@@ -50,6 +75,24 @@ func TestModulesNeedOthers(t *testing.T) {
 	}
 	if want := []string{"kernel/lib/crc32c-x.ko"}; !slices.Equal(needs["crc32c_x"], want) {
 		t.Errorf("crc32c_x needs %v", needs["crc32c_x"])
+	}
+}
+
+func TestModuleThatDoesNotBuildSaysWhy(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "make"), "#!/bin/sh\necho \"$MAKEFLAGS|$2|$3: no such header\"; exit 2\n")
+	if err := os.Chmod(filepath.Join(dir, "make"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	t.Setenv("MAKEFLAGS", "KERNEL=6.1")
+	t.Chdir("../..")
+	_, err := buildModule(t.Context(), kernel{release: "6.1.0-56", headers: "/headers"}, dir)
+	if want := "|/headers|M=" + filepath.Join(dir, "labbus") + ": no such header"; err == nil || !strings.Contains(err.Error(), "6.1.0-56") || !strings.Contains(err.Error(), want) {
+		t.Errorf("it says %v, want %s", err, want)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "labbus", "labbus.c")); err != nil {
+		t.Error(err)
 	}
 }
 

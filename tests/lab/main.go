@@ -28,7 +28,7 @@ func main() {
 	flag.StringVar(&l.run, "run", "", "run only the tests that match `regexp`, and compare no facts")
 	flag.BoolVar(&l.accept, "accept", false, "write down the facts as they are now instead of comparing them")
 	flag.BoolVar(&l.shell, "shell", false, "boot to a shell on this terminal instead of the tests")
-	flag.BoolVar(&l.fetch, "fetch", false, "only see to it that there is a kernel to boot, and QEMU")
+	flag.BoolVar(&l.fetch, "fetch", false, "only see to it that there is a kernel to boot, QEMU and a compiler")
 	flag.DurationVar(&l.timeout, "timeout", 15*time.Minute, "how long the guest may take")
 	flag.Parse()
 	if l.accept && l.run != "" {
@@ -61,11 +61,7 @@ type lab struct {
 func (l *lab) main(ctx context.Context) error {
 	l.begin = time.Now()
 	if l.fetch {
-		_, err := exec.LookPath(qemu)
-		if err == nil {
-			_, err = fetchKernel(ctx, cacheDir(), l.series)
-		}
-		return err
+		return fetch(ctx, l.series)
 	}
 	dir, err := os.MkdirTemp("", "lab")
 	if err != nil {
@@ -81,6 +77,17 @@ func (l *lab) main(ctx context.Context) error {
 		return g.shell(ctx)
 	}
 	return l.test(ctx, g)
+}
+
+// fetch sees to it that there is what the lab boots with and from.
+func fetch(ctx context.Context, series string) error {
+	for _, program := range []string{qemu, "make", "gcc"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return err
+		}
+	}
+	_, err := fetchKernel(ctx, cacheDir(), series)
+	return err
 }
 
 func (l *lab) say(format string, args ...any) {
@@ -99,9 +106,16 @@ func (l *lab) prepare(ctx context.Context, dir string) (guest, error) {
 	if err != nil {
 		return guest{}, err
 	}
+	module, err := buildModule(ctx, k, dir)
+	if err != nil {
+		return guest{}, err
+	}
 	a, err := initramfs(k, programs)
 	if err != nil {
 		return guest{}, fmt.Errorf("making the guest's root: %w", err)
+	}
+	if err := a.addFile("lib/labbus.ko", module); err != nil {
+		return guest{}, err
 	}
 	a.add("etc/tests", entry{0o644, []byte(l.testScript())})
 	a.add("etc/motd", entry{0o644, []byte(motd)})
@@ -238,6 +252,7 @@ const motd = `
 
     echo "SECTOR 1" >/sys/block/pmem0/badblocks
 
+/dev/pmem5 has firmware that can refuse to clear: /sys/module/labbus/parameters.
 docs/lab.md has a walk through it. 'poweroff -f' ends the guest.
 
 `
