@@ -139,19 +139,23 @@ func (d *disk) listFile() string { return "/sys/block/" + d.device + "/badblocks
 // poison puts sectors of a file onto the kernel's list, by their number in the file.
 func (d *disk) poison(t *testing.T, path string, sectors ...int64) {
 	t.Helper()
+	for _, s := range onDevice(t, path, sectors) {
+		d.poisonDevice(t, s)
+	}
+}
+
+// onDevice is where sectors of a file are on the device.
+func onDevice(t *testing.T, path string, sectors []int64) (on []int64) {
+	t.Helper()
 	extents := extentsOf(t, path)
 	for _, s := range sectors {
-		at := int64(-1)
-		for _, e := range extents {
-			if e.file.Contains(ranges.Range{Off: s * sector, Len: 1}) {
-				at = e.device + s*sector - e.file.Off
-			}
-		}
-		if at < 0 {
+		i := slices.IndexFunc(extents, func(e extent) bool { return e.file.Contains(ranges.Range{Off: s * sector, Len: 1}) })
+		if i < 0 {
 			t.Fatalf("%s has no block at sector %d", path, s)
 		}
-		d.poisonDevice(t, at/sector)
+		on = append(on, (extents[i].device-extents[i].file.Off)/sector+s)
 	}
+	return on
 }
 
 // poisonDevice puts a sector of the device onto the kernel's list.
