@@ -150,6 +150,7 @@ func (f *File) writeCopied(p []byte, off int64, zeros []ranges.Range, who Caller
 		return 0, &RepairError{Step: "ledger", Page: at, Err: err}
 	}
 	d.recorded()
+	f.engine.noteCopies(len(zeros))
 	d.setCopied(at, zeros) // the write does not end the rows of these
 	n, err := f.writeLocked(p, at, false, false, who)
 	d.setCopied(at, nil)
@@ -159,14 +160,32 @@ func (f *File) writeCopied(p []byte, off int64, zeros []ranges.Range, who Caller
 	return n, nil
 }
 
+// noteCopies counts rows of copied zeros, which any writer can make, and remove
+// the files with them. Before the rows of files that are gone can be most of
+// all, they are swept.
+func (e *Engine) noteCopies(rows int) {
+	const few = 1 << 14 // rows, for which nobody is asked
+	if e.copies.Add(int64(rows)) < max(few, e.Ledger.Count()/2) {
+		return
+	}
+	e.sweeps.begin(func() {
+		e.copies.Store(0)
+		if err := e.Sweep(); err != nil {
+			e.tellFailure("ledger", err)
+		}
+		e.damagedInodes() // lets go of those that nobody uses any more
+	})
+}
+
 // copied is the record of zeros, ranges counted from the start of r, in r. What is
-// lost there already stays so until it is repaired.
+// lost there already stays so until it is repaired, and bytes that are zero since a
+// repair keep their row.
 func (f *File) copied(d *damage, r ranges.Range, zeros []ranges.Range) (c ledger.Change) {
 	path := f.path()
 	for _, z := range zeros {
 		at := z.Shift(r.Off).Intersect(r)
 		c.Lost = append(c.Lost, ledger.Loss{File: d.id, Path: path, Range: at,
-			Cause: "copied", Source: f.engine.Medium.Source(), Granularity: at.Len})
+			Cause: ledger.CauseCopied, Source: f.engine.Medium.Source(), Granularity: 1})
 		for _, fresh := range d.notLost(at) {
 			c.Moves = append(c.Moves, ledger.Move{File: d.id, Path: path, Range: fresh, To: ledger.Reinitialized})
 		}

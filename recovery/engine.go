@@ -102,6 +102,8 @@ type Engine struct {
 	closings    closings
 	enders      oneAtATime // of closings
 	checkpoints oneAtATime
+	sweeps      oneAtATime   // of copies that are gone
+	copies      atomic.Int64 // rows of copied zeros since the last of them
 
 	mu      sync.Mutex // guards damaged, open and listed
 	damaged map[string]weak.Pointer[Inode]
@@ -130,6 +132,7 @@ func New(c Config) (*Engine, error) {
 func (e *Engine) Close() error {
 	e.enders.end()
 	e.checkpoints.end()
+	e.sweeps.end()
 	return errors.Join(e.endClosings(), e.Ledger.Flush(), e.checkpoint(), e.Journal.Sync())
 }
 

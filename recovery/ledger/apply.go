@@ -20,7 +20,12 @@ type file struct {
 	rows   rowMap             // live rows; disjoint
 	dirty  map[int64]struct{} // offsets whose row, or its absence, is in no batch yet
 	newest uint64             // number of the newest change that has touched the file
+
+	recorded bool // the store has its record, once all batches that are sealed are written
 }
+
+// isEmpty reports whether there is nothing to keep of the file.
+func (f *file) isEmpty() bool { return f.live == 0 && f.past == 0 }
 
 // row is a live row without what its file and its offset say.
 type row struct {
@@ -82,7 +87,7 @@ func (l *Ledger) lose(f *file, x Loss, now int64) {
 	for _, s := range f.overlapping(x.Range) {
 		l.put(f, ranges.Between(pos, s.Off), row{first: now, changed: now, what: what})
 		pos = s.End()
-		if s.what.state == Lost {
+		if s.what.state == Lost || x.Cause == CauseCopied {
 			continue
 		}
 		cut := s.Intersect(x.Range)
@@ -105,9 +110,10 @@ func (l *Ledger) move(f *file, m Move, now int64, start int) {
 		what := *w.what
 		what.state = m.To
 		w.what, w.changed = l.kinds.share(what), max(w.changed, now)
-		if m.To.Live() {
+		switch {
+		case m.To.Live():
 			l.put(f, cut, w)
-		} else {
+		case what.cause != CauseCopied:
 			l.remember(f, span{cut, w}, start)
 		}
 	}

@@ -95,13 +95,18 @@ func (l *Ledger) sealIfFull() {
 func (l *Ledger) seal() {
 	b := batch{
 		number:    l.applied,
-		counts:    counts{nextID: l.nextID, files: uint64(len(l.files)), closed: uint64(len(l.closed))},
 		rows:      l.dirtyRows,
 		history:   l.history[l.inSealed.history:len(l.history):len(l.history)],
 		closing:   l.closing,
 		forgotten: l.forgotten,
 	}
 	for f := range l.dirty {
+		if f.recorded {
+			l.records--
+		}
+		if f.recorded = !f.isEmpty(); f.recorded {
+			l.records++
+		}
 		w := fileWrite{file: f, path: f.path, live: f.live, past: f.past, rows: make([]rowWrite, 0, len(f.dirty))}
 		for off := range f.dirty {
 			row, _ := f.rows.get(off) // none: the zero row, without a kind
@@ -113,6 +118,7 @@ func (l *Ledger) seal() {
 		}
 		b.files = append(b.files, w)
 	}
+	b.counts = counts{nextID: l.nextID, files: l.records, closed: uint64(len(l.closed))}
 	l.dirty = map[*file]struct{}{} // gives back what a storm has taken
 	l.dirtyRows, l.closing, l.forgotten = 0, nil, nil
 	l.sealed = append(l.sealed, b)
@@ -154,4 +160,9 @@ func (l *Ledger) end(number uint64, err error) {
 	l.sealed = l.sealed[1:]
 	l.inSealed.add(done, -1)
 	l.history = slices.Clone(l.history[len(done.history):])
+	for _, w := range done.files {
+		if w.file.isEmpty() && w.file.newest <= l.durable { // else a later batch has it
+			delete(l.files, w.file.key)
+		}
+	}
 }

@@ -12,6 +12,10 @@
 //	healed         the lost content is back: history
 //
 // Lost and reinitialized rows are live: no byte of a file is in two of them.
+// Rows of zeros that were copied (CauseCopied) leave no history and take no row's
+// place, since whoever may write can make them again and again; and of a file that
+// has no row, live or of history, nothing is kept. So history grows with what
+// the medium loses, and the rest with the bytes that are there.
 // All changes are exact to the byte: overwriting the middle of a lost row
 // leaves two. A piece keeps the time when it was lost; a row that was split
 // keeps its id in the first piece that stays. Neighbours that are the same in
@@ -97,7 +101,8 @@ type Move struct {
 // Change is what belongs together: it is on disk as a whole or not at all.
 type Change struct {
 	// Lost bytes become lost. Bytes already lost stay as they are; bytes that
-	// were reinitialized are lost again and keep the time of their first loss.
+	// were reinitialized are lost again and keep the time of their first loss, but
+	// stay as they are if zeros were copied there (CauseCopied).
 	Lost []Loss
 	// Moves come after Lost. Bytes that are in no live row are left alone.
 	Moves []Move
@@ -118,8 +123,9 @@ type Ledger struct {
 
 	kinds kinds
 
-	mu        sync.RWMutex // guards the rest down to durable; taken after disk, never held while the disk is asked
-	files     map[string]*file
+	mu        sync.RWMutex     // guards the rest down to durable; taken after disk, never held while the disk is asked
+	files     map[string]*file // also those of which the last row's end is not durable yet
+	records   uint64           // files that have a record, once all batches that are sealed are written
 	nextID    uint64
 	closed    map[uint64]struct{} // intents closed and not forgotten
 	dirty     map[*file]struct{}

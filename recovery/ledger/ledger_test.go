@@ -59,12 +59,14 @@ func tell(l *Ledger) (rows string, err error) {
 	return strings.Join(out, ", "), nil
 }
 
+type rowsCase struct {
+	name    string
+	changes []Change // one a second
+	want    string
+}
+
 func TestRows(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		changes []Change // one a second
-		want    string
-	}{
+	checkRows(t, []rowsCase{
 		{"a run of pages in one change is one row",
 			[]Change{join(lose(0, 4096), lose(8192, 4096), lose(4096, 4096))},
 			"1:lost[0 +12288) 1-1"},
@@ -98,7 +100,11 @@ func TestRows(t *testing.T) {
 		{"bytes in no row are left alone",
 			[]Change{move(0, 4096, Overwritten), lose(10, 10), move(20, 4096, Reinitialized), lose(0, 0)},
 			"1:lost[10 +10) 2-2"},
-	} {
+	})
+}
+
+func checkRows(t *testing.T, cases []rowsCase) {
+	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "ledger.db")
 			l := mustOpen(t, path)

@@ -50,7 +50,8 @@ func (l *Ledger) readFile(key, value []byte) error {
 	if err != nil {
 		return l.store.damaged(fmt.Errorf("the record of file %q: %w", key, err))
 	}
-	l.files[string(key)] = &file{id: r.id, key: string(key), path: r.path, live: r.live, past: r.past}
+	l.files[string(key)] = &file{id: r.id, key: string(key), path: r.path, live: r.live, past: r.past, recorded: true}
+	l.records++
 	l.live.Add(int64(r.live))
 	return nil
 }

@@ -46,7 +46,7 @@ func (o *oracle) apply(c Change, now int64) {
 		m := at(o.live, x.File)
 		for b := x.Range.Off; b < x.Range.End(); b++ {
 			old, known := m[b]
-			if known && old.state == Lost {
+			if known && (old.state == Lost || x.Cause == CauseCopied) {
 				continue
 			}
 			first := now
@@ -69,6 +69,9 @@ func (o *oracle) apply(c Change, now int64) {
 				continue
 			}
 			delete(m, b)
+			if old.cause == CauseCopied {
+				continue
+			}
 			h := at(o.history, mv.File)
 			h[b] = append(h[b], old)
 		}
@@ -131,6 +134,7 @@ func (o *oracle) check(t *testing.T, l *Ledger) {
 		}
 		o.checkLive(t, l, id)
 	}
+	o.checkFiles(t, l)
 	if l.Any() != (total > 0) {
 		t.Fatalf("Any() = %v with %d live bytes", l.Any(), total)
 	}
@@ -138,6 +142,33 @@ func (o *oracle) check(t *testing.T, l *Ledger) {
 		if !l.Closed(id) {
 			t.Fatalf("intent %d is not closed", id)
 		}
+	}
+}
+
+// checkFiles: a file is listed, and kept on disk, as long as it has a row.
+func (o *oracle) checkFiles(t *testing.T, l *Ledger) {
+	t.Helper()
+	want := 0
+	for _, id := range oracleFiles() {
+		past := 0
+		for _, h := range o.history[id] {
+			past += len(h)
+		}
+		if len(o.live[id])+past > 0 {
+			want++
+		}
+	}
+	if got := len(l.Files(true)); got != want {
+		t.Fatalf("%d files are listed, want %d", got, want)
+	}
+	l.mu.RLock()
+	waiting := len(l.dirty)+len(l.sealed) > 0
+	l.mu.RUnlock()
+	if waiting {
+		return
+	}
+	if stored, held := records(t, l); stored != want || held != want {
+		t.Fatalf("%d files have a record, %d are held, want %d", stored, held, want)
 	}
 }
 
@@ -173,8 +204,11 @@ func sortFates(f []fate) {
 }
 
 func oracleFiles() []fileid.ID {
-	return []fileid.ID{{Ino: 7, Btime: 1, Handle: "1:aa"}, {Ino: 7, Btime: 2, Handle: "1:ab"}, {Ino: 70}}
+	return []fileid.ID{{Ino: 7, Btime: 1, Handle: "1:aa"}, {Ino: 7, Btime: 2, Handle: "1:ab"}, {Ino: 70}, copyOnly()}
 }
+
+// copyOnly is a file that loses nothing: it has copies of zeros, which come and go.
+func copyOnly() fileid.ID { return fileid.ID{Ino: 7, Btime: 3} }
 
 func randomChange(rnd *rand.Rand, intent uint64) Change {
 	files := oracleFiles()
@@ -185,11 +219,17 @@ func randomChange(rnd *rand.Rand, intent uint64) Change {
 	var c Change
 	for range rnd.IntN(4) {
 		id, r := pick()
-		c.Lost = append(c.Lost, Loss{File: id, Path: "f", Range: r, Source: "simulated",
-			Cause: []string{"eio", "efault"}[rnd.IntN(2)], Granularity: 64})
+		cause := []string{"eio", "efault", CauseCopied}[rnd.IntN(3)]
+		if id == copyOnly() {
+			cause = CauseCopied
+		}
+		c.Lost = append(c.Lost, Loss{File: id, Path: "f", Range: r, Source: "simulated", Cause: cause, Granularity: 64})
 	}
 	for range rnd.IntN(4) {
 		id, r := pick()
+		if id == copyOnly() {
+			r = ranges.Range{Len: oracleBytes}
+		}
 		to := []State{Lost, Reinitialized, Overwritten, Overwritten, Healed}[rnd.IntN(5)]
 		c.Moves = append(c.Moves, Move{File: id, Path: "f", Range: r, To: to})
 	}

@@ -12,6 +12,9 @@ import (
 // Any reports whether there is any live row. It is cheap and takes no lock.
 func (l *Ledger) Any() bool { return l.live.Load() > 0 }
 
+// Count is the number of live rows. It is cheap and takes no lock.
+func (l *Ledger) Count() int64 { return l.live.Load() }
+
 // Has reports whether the file with that key has a live row. It never asks the
 // disk.
 func (l *Ledger) Has(key string) bool {
@@ -36,7 +39,11 @@ func (l *Ledger) Live(key string) (lost, reinit *ranges.Set, err error) {
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	for off, w := range l.files[key].rows.from(0) {
+	f := l.files[key]
+	if f == nil {
+		return lost, reinit, nil // its last row went since
+	}
+	for off, w := range f.rows.from(0) {
 		r := ranges.Range{Off: off, Len: w.length}
 		if w.what.state == Lost {
 			lost.Add(r)
@@ -118,7 +125,7 @@ func (l *Ledger) Files(history bool) []File {
 	defer l.mu.RUnlock()
 	var out []File
 	for _, f := range l.files {
-		if history || f.live > 0 {
+		if f.live > 0 || history && !f.isEmpty() {
 			out = append(out, File{f.id, f.path})
 		}
 	}

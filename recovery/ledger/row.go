@@ -19,6 +19,11 @@ const (
 	Healed        State = "healed"
 )
 
+// CauseCopied is the cause of zeros that stand for lost bytes of another place, from
+// where they were copied. They are no loss of their own: what was lost is in the row of
+// that place. So they have a row as long as they are there, and leave no history.
+const CauseCopied = "copied"
+
 // Live reports whether bytes in this state have no content: they are lost, or
 // zero since a repair.
 func (s State) Live() bool { return s == Lost || s == Reinitialized }
@@ -31,7 +36,7 @@ type Row struct {
 	Path         string    `json:"path"` // when last seen
 	ranges.Range           // offset, length
 	State        State     `json:"state"`
-	Cause        string    `json:"cause"`       // eio, efault, short-read, badblocks, copied
+	Cause        string    `json:"cause"`       // eio, efault, short-read, badblocks, CauseCopied
 	Source       string    `json:"source"`      // kernel, badblocks, simulated
 	Granularity  int64     `json:"granularity"` // smallest unit that could be asked for
 	First        time.Time `json:"first"`       // when it was lost

@@ -53,7 +53,8 @@ func replace(b *bbolt.Bucket, key, value []byte, sum *uint64) error {
 	return b.Put(key, value)
 }
 
-// put writes the rows of a file, and then its record, which is r so far.
+// put writes the rows of a file, and then its record, which is r so far. A file
+// that has no rows any more loses its record.
 func (w fileWrite) put(tx *bbolt.Tx, r fileRecord, history []past, sum *uint64) error {
 	slices.SortFunc(w.rows, func(x, y rowWrite) int { return int(min(1, max(-1, x.off-y.off))) })
 	for _, one := range w.rows {
@@ -74,7 +75,11 @@ func (w fileWrite) put(tx *bbolt.Tx, r fileRecord, history []past, sum *uint64) 
 	}
 	r.id, r.path, r.live, r.past = w.file.id, w.path, w.live, w.past
 	key := []byte(w.file.key)
-	return replace(tx.Bucket(bucketFiles()), key, r.encode(key), sum)
+	var value []byte
+	if w.live+w.past > 0 {
+		value = r.encode(key)
+	}
+	return replace(tx.Bucket(bucketFiles()), key, value, sum)
 }
 
 func putClosed(b *bbolt.Bucket, closing, forgotten []uint64, sum *uint64) error {
