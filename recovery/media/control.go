@@ -32,7 +32,7 @@ func (f *realFile) Control(avoid *ranges.Set) error {
 	if err != nil {
 		return err
 	}
-	failure := readAny(f.fd, st.Size, avoid)
+	failure := readAny(f.fd, f.turn, st.Size, avoid)
 	if failure == nil {
 		return nil
 	}
@@ -66,9 +66,9 @@ func Alive(fd int) error {
 
 // readAny reads one page of the file that is not in avoid from the medium.
 // The error is ErrNoControl if there is none to ask.
-func readAny(fd int, size int64, avoid *ranges.Set) error {
+func readAny(fd int, turn *turn, size int64, avoid *ranges.Set) error {
 	failure := error(ErrNoControl)
-	r := newReader(fd)
+	r := newReader(fd, turn)
 	defer r.close()
 	for _, page := range candidates(fd, size, avoid) {
 		err := r.readMedium(page)
@@ -129,7 +129,7 @@ func (r *reader) readMedium(off int64) error {
 			return err
 		}
 	}
-	n, err := pread(fd, r.page, off)
+	n, err := r.turn.pread(fd, r.page, off)
 	if err == nil && n == 0 {
 		return ErrNoControl // cut off meanwhile
 	}

@@ -12,12 +12,15 @@ import (
 
 // controls are a few files of the filesystem that stand ready to be read.
 type controls struct {
+	alone *alone // Real's
+
 	mu    sync.Mutex // guards files; held while one is read
 	files []control
 }
 
 type control struct {
 	fd   int
+	turn *turn
 	ino  uint64
 	size int64
 }
@@ -49,7 +52,7 @@ func (c *controls) readKept(not Stat) error {
 		if file.ino == not.Ino {
 			continue
 		}
-		err := readAny(file.fd, file.size, nil)
+		err := readAny(file.fd, file.turn, file.size, nil)
 		if err == nil {
 			return nil
 		}
@@ -120,7 +123,7 @@ func (c *controls) keep(root int, path string, st unix.Stat_t, not Stat) {
 		_ = unix.Close(fd) // another file came in between
 		return
 	}
-	c.files = append(c.files, control{fd, st.Ino, st.Size})
+	c.files = append(c.files, control{fd, c.alone.turnOf(fd), st.Ino, st.Size})
 }
 
 func (c *controls) close() error {

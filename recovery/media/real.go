@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"unsafe"
+	"weak"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,7 @@ type Real struct {
 	unwatch  func()                    // ends watching it; nil: nobody does
 	watched  chan struct{}             // closed when that has ended
 
+	alone      *alone   // nil: reads may go side by side
 	mustClear  bool     // see MustClear
 	privileged bool     // the daemon's own rights are more than its callers'
 	rooms      sync.Map // device number → *room
@@ -38,7 +40,15 @@ const _ = unsafe.Sizeof(uintptr(0)) - 8
 
 // New is the medium of the real files of the filesystem that root lies on.
 // root stays the caller's and must stay open as long as the medium is used.
-func New(root int) *Real { return &Real{root: root, privileged: isPrivileged()} }
+func New(root int) *Real {
+	m := &Real{root: root, privileged: isPrivileged()}
+	var st unix.Statfs_t
+	if unix.Fstatfs(root, &st) == nil && uint32(st.Type) == unix.FUSE_SUPER_MAGIC {
+		m.alone = &alone{turns: map[uint64]weak.Pointer[turn]{}}
+		m.controls.alone = m.alone
+	}
+	return m
+}
 
 // NewOnPmem is New for a filesystem on persistent memory, whose list of bad
 // sectors it watches until Close. volume stays the caller's, as root.
@@ -60,8 +70,8 @@ func (m *Real) Close() error {
 	return m.controls.close()
 }
 
-// Open wraps fd.
-func (m *Real) Open(fd int) File { return &realFile{medium: m, fd: fd} }
+// Open wraps fd. Where files are read alone it takes to O_DIRECT.
+func (m *Real) Open(fd int) File { return &realFile{medium: m, fd: fd, turn: m.alone.turnOf(fd)} }
 
 // Source says that poison comes from the kernel.
 func (m *Real) Source() string { return "kernel" }
@@ -79,6 +89,7 @@ func (m *Real) KernelCopies() bool {
 type realFile struct {
 	medium *Real
 	fd     int
+	turn   *turn                // nil: reads need none
 	room   atomic.Pointer[room] // of the file's filesystem, from the first write on
 }
 
@@ -89,6 +100,9 @@ func (f *realFile) Fd() int { return f.fd }
 // where calls return to, and unix.Pread makes as many as the engine
 // (BenchmarkPread in package recovery).
 func (f *realFile) Pread(p []byte, off int64) (int, error) {
+	if f.turn != nil {
+		return f.turn.pread(f.fd, p, off)
+	}
 	n, _, errno := syscall.Syscall6(unix.SYS_PREAD64, uintptr(f.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), uintptr(off), 0, 0)
 	switch errno {
 	case 0:
@@ -180,6 +194,10 @@ func (f *realFile) Sync(full bool) error {
 }
 
 func (f *realFile) Stat() (Stat, error) {
+	if f.turn != nil { // what the kernel learns of a file while it is read, counts as above
+		f.turn.mu.Lock()
+		defer f.turn.mu.Unlock()
+	}
 	var st unix.Statx_t
 	err := unix.Statx(f.fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC,
 		unix.STATX_SIZE|unix.STATX_MTIME|unix.STATX_CTIME|unix.STATX_INO, &st)

@@ -45,7 +45,7 @@ func (f *realFile) salvage(buf []byte, off int64) ([]ranges.Range, int64) {
 	if err != nil || failsByPage(f.fd) {
 		return []ranges.Range{all}, ranges.PageSize
 	}
-	r := newReader(f.fd)
+	r := newReader(f.fd, f.turn)
 	defer r.close()
 	s := salvage{reader: r, buf: buf, off: off, finest: ranges.PageSize}
 	inside := ranges.Between(off, min(all.End(), st.Size))
@@ -100,18 +100,19 @@ func (s *salvage) read(r ranges.Range) ranges.Range {
 // reader reads a file past the page cache where that is possible, through a
 // descriptor of its own.
 type reader struct {
+	turn   *turn
 	fd     int // the caller's
 	direct int // O_DIRECT, or -1
 	both   int // how many lines that fail directly are still to be asked for plainly
 	page   []byte
 }
 
-func newReader(fd int) *reader {
+func newReader(fd int, turn *turn) *reader {
 	direct, err := reopen(fd, unix.O_DIRECT)
 	if err != nil {
 		direct = -1
 	}
-	return &reader{fd: fd, direct: direct, both: ranges.SectorSize / ranges.LineSize, page: alignedPage()}
+	return &reader{turn: turn, fd: fd, direct: direct, both: ranges.SectorSize / ranges.LineSize, page: alignedPage()}
 }
 
 // pread reads at most a page.
@@ -119,10 +120,10 @@ func (r *reader) pread(p []byte, off int64) (int, error) {
 	if r.direct < 0 {
 		return r.plain(p, off)
 	}
-	n, err := pread(r.direct, r.page[:len(p)], off)
+	n, err := r.turn.pread(r.direct, r.page[:len(p)], off)
 	if err == nil && n == 0 { // somebody else's read may have cut it, see plain
 		lookAgain(r.fd)
-		n, err = pread(r.direct, r.page[:len(p)], off)
+		n, err = r.turn.pread(r.direct, r.page[:len(p)], off)
 	}
 	if err == nil || !errors.Is(err, unix.EINVAL) && (len(p) >= ranges.SectorSize || r.both == 0) {
 		return copy(p, r.page[:n]), err
@@ -142,7 +143,7 @@ func (r *reader) pread(p []byte, off int64) (int, error) {
 // somebody asks for the size (fuse_short_read and fuse_direct_IO, Linux 6.18;
 // TestSalvageBehindAShortAnswer).
 func (r *reader) plain(p []byte, off int64) (int, error) {
-	n, err := pread(r.fd, p, off)
+	n, err := r.turn.pread(r.fd, p, off)
 	if err == nil && n < len(p) {
 		lookAgain(r.fd)
 	}

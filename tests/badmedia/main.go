@@ -4,7 +4,8 @@
 //
 //   - a READ that begins in a bad unit fails with EIO, one that begins before
 //     is short (-cached: a READ with a bad unit anywhere in it fails with EIO,
-//     since a kernel that caches takes a short one for the end of the file);
+//     since a kernel that caches takes a short one for the end of the file; -short:
+//     it is short all the same);
 //   - a WRITE of a part of a page with a bad unit fails with EIO and changes
 //     nothing, one of the whole page clears it;
 //   - what zeroes a part of such a page (truncate into it or up from it, fallocate) fails
@@ -13,7 +14,7 @@
 // During an outage every READ, WRITE, FSYNC and FALLOCATE fails with EIO, while
 // attributes and names are still there.
 //
-//	badmedia [-unit 64|4096] [-cached] [-no-handles] [-volatile SEED] DIRECTORY MOUNTPOINT
+//	badmedia [-unit 64|4096] [-cached|-short] [-no-handles] [-volatile SEED] DIRECTORY MOUNTPOINT
 //
 // With -volatile the medium has a memory that a power cut takes: what was changed
 // and not synced since may be gone. The programs that use it have to be dead before.
@@ -52,6 +53,7 @@ import (
 func main() {
 	unit := flag.Int64("unit", ranges.LineSize, "what fails at once, in bytes")
 	cached := flag.Bool("cached", false, "let the kernel cache")
+	short := flag.Bool("short", false, "let the kernel cache, and answer short all the same")
 	noHandles := flag.Bool("no-handles", false, "have no file handles")
 	seed := flag.Uint64("volatile", 0, "lose at a power cut what was not synced, by this seed, which is not 0")
 	flag.Parse()
@@ -59,7 +61,7 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	m := &media{unit: *unit, cached: *cached, bad: map[uint64]*ranges.Set{}, hung: map[uint64]chan struct{}{}}
+	m := &media{unit: *unit, cached: *cached, short: *short, bad: map[uint64]*ranges.Set{}, hung: map[uint64]chan struct{}{}}
 	if *seed != 0 {
 		m.volatile = newVolatile(*seed)
 	}

@@ -15,6 +15,7 @@ import (
 type media struct {
 	unit   int64
 	cached bool
+	short  bool
 	reads  atomic.Int64
 
 	mu     sync.RWMutex           // guards the rest; held over the I/O below, so that clearing and writing are one

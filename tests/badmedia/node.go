@@ -58,7 +58,7 @@ func (n *node) handle(fh gofs.FileHandle, ino uint64) *handle {
 }
 
 func (m *media) openFlags() uint32 {
-	if m.cached {
+	if m.cached || m.short {
 		return 0
 	}
 	return fuse.FOPEN_DIRECT_IO

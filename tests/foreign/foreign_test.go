@@ -158,6 +158,30 @@ func TestReadsOverBadMedia(t *testing.T) {
 	})
 }
 
+// TestShortAnswersOfFUSE: the medium answers short in front of what is bad, and the kernel
+// caches what it answers: it takes such an answer for the end of the file, fills up with
+// zeros, and where another request is under way it hands these on as data.
+func TestShortAnswersOfFUSE(t *testing.T) {
+	b := harness.NewBadMedia(t, "-unit", "64", "-short")
+	const size = 3<<20 + 77
+	data := b.File("f", 1, size)
+	b.File("sound", 2, size)
+	gone := ranges.Of()
+	for off := int64(700); off < size; off += 50_000 {
+		b.Bad("f", rng{Off: off, Len: 1})
+		gone.Add(rng{Off: off, Len: 1}.Widen(line))
+	}
+	m := harness.New(t, harness.Config{Backing: b.At})
+	for range 10 {
+		m.Check("f", data, gone.Slice()...)
+		m.Drop("f")
+	}
+	want := m.Overwrite("f", data, []byte("part"), 12*page+1500)
+	gone.Remove(rng{Off: 12*page + 1500, Len: 4})
+	m.Drop("f")
+	m.Check("f", want, gone.Slice()...)
+}
+
 // Where there is next to nothing to compare a failure with.
 func TestFewPagesOnBadMedia(t *testing.T) {
 	tests := []struct {
