@@ -160,7 +160,7 @@ func TestGuestThatNeverCameUpIsBootedOnceMore(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			g := pretendQEMU(t, c.script)
 			var said []string
-			_, _ = (&lab{}).boot(t.Context(), g, func(line string) { said = append(said, line) })
+			_, _ = (&part{lab: &lab{}, guest: g}).boot(t.Context(), func(line string) { said = append(said, line) })
 			if got := strings.Join(said, " "); got != c.want {
 				t.Errorf("it said %q, want %q", got, c.want)
 			}
@@ -173,7 +173,7 @@ func TestGuestThatHangsIsEnded(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	late := errors.New("late")
-	_, err := (&lab{begin: time.Now()}).boot(ctx, g, func(string) { cancel(late) })
+	_, err := (&part{lab: &lab{begin: time.Now()}, guest: g}).boot(ctx, func(string) { cancel(late) })
 	if !errors.Is(err, late) {
 		t.Errorf("it ended with %v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,6 +57,8 @@ type lab struct {
 	fetch         bool
 	timeout       time.Duration
 	begin         time.Time
+
+	saying sync.Mutex // guards standard output
 }
 
 func (l *lab) main(ctx context.Context) error {
@@ -91,7 +94,13 @@ func fetch(ctx context.Context, series string) error {
 }
 
 func (l *lab) say(format string, args ...any) {
-	fmt.Printf("lab: %5.1fs %s\n", time.Since(l.begin).Seconds(), fmt.Sprintf(format, args...))
+	l.print("lab: %5.1fs %s", time.Since(l.begin).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (l *lab) print(format string, args ...any) {
+	l.saying.Lock()
+	defer l.saying.Unlock()
+	fmt.Printf(format+"\n", args...)
 }
 
 // prepare makes all that the guest boots from.
@@ -117,9 +126,9 @@ func (l *lab) prepare(ctx context.Context, dir string) (guest, error) {
 	if err := a.addFile("lib/labbus.ko", module); err != nil {
 		return guest{}, err
 	}
-	a.add("etc/tests", entry{0o644, []byte(l.testScript())})
+	a.add("etc/tests", entry{0o644, []byte(l.script())})
 	a.add("etc/motd", entry{0o644, []byte(motd)})
-	g := guest{kernel: k, initramfs: filepath.Join(dir, "initramfs"), console: filepath.Join(dir, "console.log"), monitor: filepath.Join(dir, "monitor")}
+	g := guest{kernel: k, initramfs: filepath.Join(dir, "initramfs"), console: filepath.Join(dir, "console"), monitor: filepath.Join(dir, "monitor")}
 	if err := writeArchive(g.initramfs, a); err != nil {
 		return guest{}, err
 	}
@@ -156,14 +165,6 @@ func build(ctx context.Context, dir string) (map[string]string, error) {
 	return programs, nil
 }
 
-// testScript is what /init runs.
-func (l *lab) testScript() string {
-	if l.run != "" {
-		return fmt.Sprintf("run lab.test -test.run='%s'\n", l.run)
-	}
-	return "run lab.test\nrun security.test -test.run=TestHardQuotas\n"
-}
-
 func writeArchive(path string, a archive) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -171,80 +172,6 @@ func writeArchive(path string, a archive) error {
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
 	return errors.Join(a.writeTo(w), w.Flush(), f.Close())
-}
-
-// test boots the guest, and fails unless all its tests passed and all its facts
-// are as written down.
-func (l *lab) test(ctx context.Context, g guest) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, l.timeout, fmt.Errorf("the guest did not end within %v", l.timeout))
-	defer cancel()
-	var facts []string
-	status := "it did not come to its end"
-	var failed error
-	took, err := l.boot(ctx, g, func(line string) {
-		switch word, rest, _ := strings.Cut(line, " "); word {
-		case "fact":
-			facts = append(facts, rest)
-			if l.run == "" {
-				return
-			}
-		case "lab:":
-			if s, ok := strings.CutPrefix(rest, "status "); ok {
-				status = s
-			}
-			if address, ok := strings.CutPrefix(rest, "machine check at "); ok {
-				failed = errors.Join(failed, g.machineCheck(address))
-			}
-		}
-		fmt.Println(line)
-	})
-	err = errors.Join(err, failed)
-	if l.accept {
-		err = errors.Join(err, l.writeFacts(facts))
-	}
-	switch {
-	case err != nil:
-	case status != "0":
-		err = fmt.Errorf("tests in the guest failed: %s", status)
-	case l.run == "" && !l.accept:
-		err = l.compare(facts)
-	}
-	l.say("%d facts on %s, %.0fs of processor time", len(facts), g.kernel.release, took.Seconds())
-	if err != nil {
-		fmt.Println("lab: the end of the guest kernel's messages:")
-		err = errors.Join(err, copyTail(os.Stdout, g.console, 16<<10))
-	}
-	return err
-}
-
-// bootTime is what a guest may need to its first line: ten seconds where the machine
-// has time for it.
-const bootTime = 2 * time.Minute
-
-// boot runs the guest, and once more if it did not get as far as /init: an emulated
-// processor of QEMU 7.2 once died on the way there (int3 in run_timer_softirq).
-func (l *lab) boot(ctx context.Context, g guest, line func(string)) (took time.Duration, err error) {
-	for again := false; ; again = true {
-		trial, cancel := context.WithCancelCause(ctx)
-		late := time.AfterFunc(bootTime, func() { cancel(fmt.Errorf("the guest did not boot within %v", bootTime)) })
-		up := false
-		took, err = g.run(trial, func(text string) {
-			if strings.HasPrefix(text, "lab: up ") {
-				up = true
-				late.Stop()
-			}
-			line(text)
-		})
-		late.Stop()
-		cancel(nil)
-		if up || again || ctx.Err() != nil {
-			return took, err
-		}
-		l.say("the guest has not reached /init (%v), once more; the end of its kernel's messages:", err)
-		if err := copyTail(os.Stdout, g.console, 4<<10); err != nil {
-			return took, err
-		}
-	}
 }
 
 const motd = `

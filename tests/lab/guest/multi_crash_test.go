@@ -106,6 +106,9 @@ func (w neighbours) crash(t *testing.T, d *disk, at string, kill func(*harness.M
 		kill(m, took)
 		<-ended // either way: it may have been faster
 	} else {
+		if _, err := os.ReadFile(m.Path("file")); err != nil { // or the kernel would clear what nobody knows of, without a repair
+			t.Fatal(err)
+		}
 		_ = w.write(m.Path("file"), fresh) // of a server that dies, or ends the repair later
 		m.Kill()
 	}
