@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mendfs/mendfs/recovery/failpoint"
-	"github.com/mendfs/mendfs/recovery/fileid"
 	"github.com/mendfs/mendfs/recovery/ledger"
+	"github.com/mendfs/mendfs/recovery/media"
 )
 
 // overwritten is a rig whose page 1, bad, was just overwritten whole: the ledger's disk
@@ -185,27 +185,12 @@ func TestEndsOfRepairsAreBounded(t *testing.T) {
 func TestDeathAfterACopyOfZerosOverABadPage(t *testing.T) {
 	for _, at := range []failpoint.Step{failpoint.PagesWritten, failpoint.PagesDurable, failpoint.IntentClosed} {
 		t.Run(string(at), func(t *testing.T) {
-			r := newRig(t, "dax", 4*pg).start()
-			dst := r.another("copy", filled(0xee, 4*pg))
-			id, err := fileid.Of(dst.below.Fd())
-			r.check(err)
-			lost := rng(pg+512, 512)
-			r.poison(lost, false)
-			_, err = r.sim.Inject(id, "copy", dst.below.Fd(), lost, false)
-			r.check(err)
-			r.read(0, 4*pg)
-			if _, err := dst.Read(make([]byte, 4*pg), 0, Caller{}); err != nil {
-				t.Fatal(err)
-			}
+			r, dst, id, lost := lossAndBadCopy(t)
 			if !r.crashAt(at, 1, func() { _, _ = Copy(dst, 0, r.file, 0, 4*pg, Caller{}) }) {
 				t.Fatal("no crash")
 			}
 			r.start()
-			l, reinit, err := r.ledger.Live(id.Key())
-			r.check(err)
-			if !l.Contains(lost) && !reinit.Contains(lost) {
-				t.Errorf("%v of the copy is zero for lost bytes, and the ledger has lost %v, reinit %v", lost, l, reinit)
-			}
+			r.wantCopyRecorded(id, lost)
 		})
 	}
 }
@@ -228,4 +213,29 @@ func TestPowerCutWithinARepairOfAPageThatWaits(t *testing.T) {
 	r.startAfterACut("another boot")
 	wantBytes(t, "after the power cut", r.read(0, 4*pg), want)
 	r.wantRecorded(rng(pg+1024, 512))
+}
+
+// TestPowerCutAfterARefusedPageIsWrittenAgain: of an overwrite of three pages the medium
+// has refused the second. The intent of all three waits; the page is written again.
+func TestPowerCutAfterARefusedPageIsWrittenAgain(t *testing.T) {
+	r, m, s := scriptedForeign(t)
+	r.check(m.Bad(r.fd, rng(pg, 3*pg)))
+	want := r.read(0, 4*pg)
+	r.check(r.ledger.Flush())
+	s.pwrite = func(f media.File, b []byte, off int64) (int, error) {
+		if rng(off, int64(len(b))).Overlaps(rng(2*pg, pg)) {
+			return 0, unix.EIO
+		}
+		return f.Pwrite(b, off, 0)
+	}
+	if n, err := r.file.Write(filled('n', 3*pg), pg, false, Caller{}); n != pg {
+		t.Fatalf("the write: %d, %v", n, err)
+	}
+	s.pwrite = nil
+	r.write(2*pg, filled('m', pg))
+	copy(want[pg:], filled('n', pg))
+	copy(want[2*pg:], filled('m', pg))
+	r.crash()
+	r.startAfterACut("another boot")
+	wantBytes(t, "after the power cut", r.read(0, 4*pg), want)
 }

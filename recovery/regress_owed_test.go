@@ -120,14 +120,15 @@ func TestOwedRollbackOverNewerData(t *testing.T) {
 	wantBytes(t, "synced data after the next boot", r.read(0, int64(len(want))), want)
 }
 
-// TestCopiedZerosOverABadPage: zeros that stand for lost bytes are copied onto
-// a page that is bad itself; the daemon dies just behind the copy.
-func TestCopiedZerosOverABadPage(t *testing.T) {
-	r := newRig(t, "dax", 4*pg).start()
-	dst := r.another("copy", filled(0xee, 4*pg))
+// lossAndBadCopy is a rig with lost bytes, known, and a second file that is bad in the same
+// place, known too: lost is to be copied there.
+func lossAndBadCopy(t *testing.T) (r *rig, dst *File, id fileid.ID, lost ranges.Range) {
+	t.Helper()
+	r = newRig(t, "dax", 4*pg).start()
+	dst = r.another("copy", filled(0xee, 4*pg))
 	id, err := fileid.Of(dst.below.Fd())
 	r.check(err)
-	lost := rng(pg+512, 512)
+	lost = rng(pg+512, 512)
 	r.poison(lost, false)
 	_, err = r.sim.Inject(id, "copy", dst.below.Fd(), lost, false)
 	r.check(err)
@@ -135,6 +136,23 @@ func TestCopiedZerosOverABadPage(t *testing.T) {
 	if _, err := dst.Read(make([]byte, 4*pg), 0, Caller{}); err != nil {
 		t.Fatal(err)
 	}
+	return r, dst, id, lost
+}
+
+// wantCopyRecorded checks that the ledger has the zeros that were copied.
+func (r *rig) wantCopyRecorded(id fileid.ID, zeros ranges.Range) {
+	r.t.Helper()
+	lost, reinit, err := r.ledger.Live(id.Key())
+	r.check(err)
+	if !lost.Contains(zeros) && !reinit.Contains(zeros) {
+		r.t.Errorf("%v of the copy is zero for lost bytes, and the ledger has lost %v, reinit %v", zeros, lost, reinit)
+	}
+}
+
+// TestCopiedZerosOverABadPage: zeros that stand for lost bytes are copied onto
+// a page that is bad itself; the daemon dies just behind the copy.
+func TestCopiedZerosOverABadPage(t *testing.T) {
+	r, dst, id, lost := lossAndBadCopy(t)
 	if n, err := Copy(dst, 0, r.file, 0, 4*pg, Caller{}); n != 4*pg || err != nil {
 		t.Fatalf("copy: %d, %v", n, err)
 	}
@@ -145,11 +163,7 @@ func TestCopiedZerosOverABadPage(t *testing.T) {
 	if !isZero(b[lost.Off:lost.End()]) {
 		t.Fatal("not zero")
 	}
-	l, reinit, err := r.ledger.Live(id.Key())
-	r.check(err)
-	if !l.Contains(lost) && !reinit.Contains(lost) {
-		t.Errorf("%v of the copy is zero for lost bytes, and the ledger has lost %v, reinit %v", lost, l, reinit)
-	}
+	r.wantCopyRecorded(id, lost)
 }
 
 // TestReadOnlyMountRecordsWhatItServes: the rows of the loss were not durable
