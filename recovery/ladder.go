@@ -49,24 +49,31 @@ const tries = 16
 // it first, and fails; a punch where the kernel is one that can't clear by writing.
 func (r *repair) clear(m *mend) error {
 	r.awaitList(m)
-	n, err := r.file.rewrite(m)
-	if err == nil && n == len(m.content) {
+	err := r.insist(m)
+	if err != nil && mayBePoison(err) && m.page.Off > r.size {
+		// The file grows, and some filesystems touch the tail page then (mendTail).
+		if err = r.file.mendPage(r.damage, ranges.Page(r.size), r.size, r.who); err != nil {
+			return err
+		}
+		err = r.insist(m)
+	}
+	if err == nil {
 		m.rung = "page-written"
 		return nil
 	}
-	if err != nil && !mayBePoison(err) {
+	if !mayBePoison(err) {
 		return &RepairError{Step: "write", Page: m.page, Err: err}
 	}
 	if down := r.file.alive(m.page); down != nil {
 		return down
 	}
-	if r.file.below.Corroborate(m.page) != media.Listed {
-		return r.insist(m)
-	}
-	if r.isShared(m.page) {
+	device := r.file.below.Device()
+	switch {
+	case r.file.below.Corroborate(m.page) != media.Listed:
+		return &RepairError{Step: "write", Page: m.page, Err: err}
+	case r.isShared(m.page):
 		return r.zeroRaw(m)
-	}
-	if device := r.file.below.Device(); device != nil && errors.Is(err, unix.EFAULT) {
+	case device != nil && errors.Is(err, unix.EFAULT):
 		// The firmware would not clear (kernel facts 2). A punch would make free space
 		// of the page, and on XFS a trap.
 		return &RepairError{Step: "write", Page: m.page, Err: err}
@@ -74,17 +81,18 @@ func (r *repair) clear(m *mend) error {
 	return r.punch(m)
 }
 
-// insist writes again what a medium without a list has refused, or took a part of: some
-// are clean after the write that failed.
+// insist writes the page, and again where that was in vain and nobody has a list that
+// says why: some media are clean after the write that failed, and others take a page in
+// pieces. What a write has touched may be listed since.
 func (r *repair) insist(m *mend) error {
 	for try := 1; ; try++ {
 		n, err := r.file.rewrite(m)
 		if err == nil && n == len(m.content) {
-			m.rung = "page-written"
 			return nil
 		}
-		if err != nil || try == tries {
-			return &RepairError{Step: "write", Page: m.page, Err: orEIO(err)}
+		last := err != nil && try > 1 || try == tries || err != nil && !mayBePoison(err)
+		if err = orEIO(err); last || r.file.below.Corroborate(m.page) == media.Listed {
+			return err
 		}
 	}
 }
