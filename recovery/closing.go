@@ -66,16 +66,19 @@ func (f *File) mayWait(u *unfinished) bool {
 	if u.late || u.shared || f.ino.isShared() || f.ino.shares != u.shares {
 		return false
 	}
-	plain := map[uint64]bool{}
+	left := map[uint64]int{} // pages of an intent that the medium has refused
 	for _, m := range u.mends {
 		if m.intent.Image != nil || m.was != nil {
 			return false
 		}
-		plain[m.intent.ID] = true
+		if _, ok := left[m.intent.ID]; !ok {
+			left[m.intent.ID] = len(m.intent.Sums)
+		}
+		left[m.intent.ID]--
 	}
 	for _, id := range u.change.Close {
-		if !plain[id] {
-			return false // of a page that was owed an image
+		if n, plain := left[id]; !plain || n > 0 {
+			return false // of a page that was owed an image, or that the next write may change
 		}
 	}
 	return true
