@@ -79,6 +79,7 @@ func (l *Ledger) apply(c Change) {
 		l.closed[id] = struct{}{}
 		l.closing = append(l.closing, id)
 	}
+	l.live.Store(l.rows)
 }
 
 func (l *Ledger) lose(f *file, x Loss, now int64) {
@@ -176,14 +177,14 @@ func (l *Ledger) set(f *file, r ranges.Range, w row) {
 	w.length = r.Len
 	f.rows.set(r.Off, w)
 	f.live++
-	l.live.Add(1)
+	l.rows++
 	l.touchRow(f, r.Off)
 }
 
 func (l *Ledger) drop(f *file, off int64) {
 	f.rows.delete(off)
 	f.live--
-	l.live.Add(-1)
+	l.rows--
 	l.touchRow(f, off)
 }
 

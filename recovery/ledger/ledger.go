@@ -119,12 +119,13 @@ type Ledger struct {
 	now      func() time.Time // replaced by tests, before first use
 	limit    int              // how many rows may wait; replaced by tests
 
-	live atomic.Int64 // live rows in all files
+	live atomic.Int64 // rows, as it is between changes: one that is being changed is still there
 
 	kinds kinds
 
 	mu        sync.RWMutex     // guards the rest down to durable; taken after disk, never held while the disk is asked
 	files     map[string]*file // also those of which the last row's end is not durable yet
+	rows      int64            // live ones in all files
 	records   uint64           // files that have a record, once all batches that are sealed are written
 	nextID    uint64
 	closed    map[uint64]struct{} // intents closed and not forgotten

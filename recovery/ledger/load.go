@@ -52,7 +52,8 @@ func (l *Ledger) readFile(key, value []byte) error {
 	}
 	l.files[string(key)] = &file{id: r.id, key: string(key), path: r.path, live: r.live, past: r.past, recorded: true}
 	l.records++
-	l.live.Add(int64(r.live))
+	l.rows += int64(r.live)
+	l.live.Store(l.rows)
 	return nil
 }
 

@@ -41,3 +41,35 @@ func TestRowsAtRestArePacked(t *testing.T) {
 		}
 	}
 }
+
+// TestRowThatChangesIsOne: whoever asks while the only row is being changed is not told that
+// there is none, and that there is nothing to look up.
+func TestRowThatChangesIsOne(t *testing.T) {
+	l := mustOpen(t, filepath.Join(t.TempDir(), "ledger.db"))
+	if err := l.Record(lose(0, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { // ends with its rounds
+		for range 20_000 {
+			if err := l.Record(join(move(0, 4096, Reinitialized), lose(0, 4096))); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for none := 0; ; {
+		select {
+		case err := <-done:
+			if err != nil || none > 0 {
+				t.Errorf("asked %d times when there were no rows; %v", none, err)
+			}
+			return
+		default:
+			if !l.Any() {
+				none++
+			}
+		}
+	}
+}
