@@ -233,7 +233,8 @@ func (f *FS) Close() error {
 	f.listings.close()
 	f.stale.done.Wait() // the kernel is gone, and answers at once
 	f.callers.close()
-	return errors.Join(err, f.handles.close(), f.table.close())
+	last := func(n *inode) { f.table.lastClose(n) } // until the table closes
+	return errors.Join(err, f.handles.close(last), f.table.close())
 }
 
 // status is the one place where errors become replies.

@@ -76,11 +76,13 @@ func (t *handles) count() int {
 	return len(t.open)
 }
 
-func (t *handles) close() error {
+// close calls last before it closes a descriptor.
+func (t *handles) close(last func(*inode)) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
 	for _, h := range t.open {
+		last(h.n)
 		errs = append(errs, unix.Close(h.fd))
 	}
 	t.open = nil

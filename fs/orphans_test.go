@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -131,4 +132,43 @@ func triesFor(f *FS, meanwhile func()) (tries int) {
 		return fuse.Status(unix.ENOSPC)
 	})
 	return tries
+}
+
+// A file without a name that is open when the mount ends is seen before it is freed,
+// even if it had no descriptor besides.
+func TestOpenToTheEndWithoutAName(t *testing.T) {
+	asked := 0
+	t.Cleanup(func() { // after Close
+		if asked != 1 {
+			t.Errorf("asked %d times", asked)
+		}
+	})
+	f, dir := unmounted(t, Config{})
+	if f.table.mount < 0 {
+		asked = 1
+		t.Skip("SKIP: no descriptor is closed early where handles can't be used")
+	}
+	f.table.freeing = func(freed) error { asked++; return nil }
+	name := filepath.Join(dir, "f")
+	write(t, name, "x")
+	path := open(t, name, unix.O_PATH)
+	var st unix.Statx_t
+	if err := statx(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	n := f.table.enter(path, keyOf(&st), unix.S_IFREG, false)
+	f.handles.add(&handle{n: n, fd: open(t, name, unix.O_RDWR)})
+	f.table.hold(n)
+	f.table.release(n)
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	f.table.neverNamed(n.id)
+	f.table.mu.Lock()
+	f.table.shelve(n)
+	shelved := n.fd < 0
+	f.table.unlock()
+	if !shelved {
+		t.Error("it keeps its descriptor")
+	}
 }

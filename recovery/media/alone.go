@@ -23,6 +23,7 @@ type alone struct {
 // turn is whose it is to read a file.
 type turn struct {
 	mu sync.Mutex // held over a read
+	_  *turn      // or it would lie in one piece of memory with others of a few bytes, and be kept as long as they
 }
 
 // turnOf is that of the file open at fd; nil if it needs none, or none can be had.
