@@ -43,19 +43,21 @@ func (f *FS) tellUnreadable(id uint64, errno unix.Errno) {
 	f.engine.MetadataError(fileid.Path(f.engine.Root, n.fd), n.key.dev, n.key.ino, errno)
 }
 
-// BackingReadOnly reports whether the backing filesystem can't be written now.
+// BackingReadOnly reports whether the backing filesystem can't be written, since a program
+// was refused for that. As long as none was, the filesystem is not asked: it may hang.
 func (f *FS) BackingReadOnly() bool {
-	now := f.engine.IsReadOnlyBelow()
-	if !now {
-		f.saidReadOnly.Store(false)
+	if !f.saidReadOnly.Load() {
+		return false
 	}
+	now := f.engine.IsReadOnlyBelow()
+	f.saidReadOnly.Store(now)
 	return now
 }
 
 // sayReadOnly says why a program was refused, where it is the backing filesystem that has
 // become read-only, once.
 func (f *FS) sayReadOnly() {
-	if !f.config.ReadOnly && f.config.Warn != nil && f.BackingReadOnly() && !f.saidReadOnly.Swap(true) {
+	if !f.config.ReadOnly && f.config.Warn != nil && f.engine.IsReadOnlyBelow() && !f.saidReadOnly.Swap(true) {
 		f.config.Warn("the backing filesystem is read-only now: writes get EROFS, and poison is not repaired; see dmesg for why, then make it writable (mount -o remount,rw)")
 	}
 }

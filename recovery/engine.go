@@ -98,6 +98,7 @@ type Engine struct {
 	chunks   sync.Pool     // of *[verifyChunk]byte
 
 	seenAlive atomic.Int64 // when the filesystem was last (mayRepair), ns since 1970
+	rootAlive atomic.Int64 // when its root directory was last (CheckDown)
 
 	closings    closings
 	enders      oneAtATime // of closings
