@@ -109,15 +109,10 @@ func (f *File) rewrite(m *mend) (int, error) {
 }
 
 // punch is the rung for kernels before 5.19, where no write clears a listed
-// page: its block is freed, and the write gets a clean one. Where that leaves no poison in
-// free space the block is made unwritten instead, and the write clears it on its way. It destroys the
+// page: its block is freed, and the write gets a clean one. It destroys the
 // page for a moment, so the journal must hold the image, and know of the punch:
-// a hole that replay finds there, and unwritten is a hole, is then ours.
+// a hole that replay finds there is then ours.
 func (r *repair) punch(m *mend) error {
-	mode, rung := uint32(unix.FALLOC_FL_PUNCH_HOLE), "punched-and-written"
-	if r.file.engine.Medium.ZeroRangeKeeps() {
-		mode, rung = unix.FALLOC_FL_ZERO_RANGE, "zeroed-and-written"
-	}
 	fail := func(err error) error { return &RepairError{Step: "punch", Page: m.page, Err: err} }
 	e := r.file.engine
 	if err := r.holdImage(m); err != nil {
@@ -128,7 +123,8 @@ func (r *repair) punch(m *mend) error {
 	}
 	e.at.Hit(failpoint.PagePunching)
 	for try := 1; ; try++ {
-		if err := r.file.below.Allocate(mode|unix.FALLOC_FL_KEEP_SIZE, m.page.Off, m.page.Len, 0); err != nil {
+		const punchHole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+		if err := r.file.below.Allocate(punchHole, m.page.Off, m.page.Len, 0); err != nil {
 			if try > 1 {
 				r.owe(m)
 			}
@@ -137,7 +133,7 @@ func (r *repair) punch(m *mend) error {
 		e.at.Hit(failpoint.PagePunched)
 		n, err := r.file.rewrite(m)
 		if err == nil && n == len(m.content) {
-			m.rung = rung
+			m.rung = "punched-and-written"
 			return nil
 		}
 		if err = orEIO(err); try == tries || !mayBePoison(err) || r.file.below.Corroborate(m.page) != media.Listed {

@@ -222,9 +222,6 @@ func (rp *replay) look() (outcome, error) {
 	switch {
 	case bytes.Equal(rp.page, in.Image[:len(rp.page)]):
 		return equal, nil
-	case in.Punched != 0 && rp.ours && rp.engine.Medium.ZeroRangeKeeps() && isZero(rp.page):
-		rp.page = nil
-		return ourHole, nil // ext4 may write zeros where it is to make blocks unwritten (ext4_ext_zeroout, up to 32 KiB)
 	case in.Punched != 0 && in.Ctime == rp.stat.Ctime:
 		return torn, nil // cleared on the device, and nobody has written the file since (Zeroing)
 	case in.Boot == rp.engine.boot && in.Punched != 0:

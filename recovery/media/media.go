@@ -29,10 +29,6 @@ type Medium interface {
 	// space: XFS shuts down when it allocates such a block (lab facts, "Firmware
 	// that will not clear"). It asks nobody.
 	MustClear() bool
-	// ZeroRangeKeeps reports whether FALLOC_FL_ZERO_RANGE of a page leaves it the
-	// block that it has, unwritten, so that the next write clears that: ext4 (lab
-	// facts, "The rest"). XFS frees it.
-	ZeroRangeKeeps() bool
 }
 
 // File is one open backing file. Errors are errno values (unix.Errno),

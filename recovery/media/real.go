@@ -86,12 +86,6 @@ func (m *Real) KernelCopies() bool {
 	return fs.Type == unix.EXT4_SUPER_MAGIC || fs.Type == unix.TMPFS_MAGIC
 }
 
-// ZeroRangeKeeps is true on ext4.
-func (m *Real) ZeroRangeKeeps() bool {
-	var fs unix.Statfs_t
-	return unix.Fstatfs(m.root, &fs) == nil && fs.Type == unix.EXT4_SUPER_MAGIC
-}
-
 type realFile struct {
 	medium *Real
 	fd     int

@@ -93,9 +93,6 @@ func (m *Medium) LookListed() bool { return false }
 // MustClear is false, as AnyListed.
 func (m *Medium) MustClear() bool { return false }
 
-// ZeroRangeKeeps is false: nothing is known of it.
-func (m *Medium) ZeroRangeKeeps() bool { return false }
-
 // Bad makes the ranges of the file open at fd, widened to the granularity,
 // unreadable.
 func (m *Medium) Bad(fd int, rs ...ranges.Range) error {

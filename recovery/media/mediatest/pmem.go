@@ -75,9 +75,6 @@ func (m *Pmem) LookListed() bool { return false }
 // MustClear is false, as AnyListed.
 func (m *Pmem) MustClear() bool { return false }
 
-// ZeroRangeKeeps is true: it knows punch hole and zero range, and this is the other one.
-func (m *Pmem) ZeroRangeKeeps() bool { return true }
-
 // Put gives the file open at fd a durable content.
 func (m *Pmem) Put(fd int, data []byte) error {
 	f := &pmemFile{m, fd}

@@ -140,9 +140,6 @@ func (m *Medium) LookListed() bool { return false }
 // MustClear is false, as AnyListed.
 func (m *Medium) MustClear() bool { return false }
 
-// ZeroRangeKeeps is the filesystem's below.
-func (m *Medium) ZeroRangeKeeps() bool { return m.below.ZeroRangeKeeps() }
-
 // Source says that the poison is simulated.
 func (m *Medium) Source() string { return "simulated" }
 
