@@ -18,11 +18,11 @@ import (
 // down goes on to open and list directories, and refuses fsync (Linux 6.1 and 6.12;
 // TestShutDown in tests/lab). Where the device is gone it may say so once, and have nothing
 // to write then (ext4 on 6.1, TestDeviceGone): what fails within a minute belongs together.
-// An answer that it is alive is good for aliveFor: a program that reads what is lost, in
-// strict semantics, would have a disk flushed for each page.
-func (e *Engine) CheckDown() bool {
+// Of failures that come often an answer that it is alive is good for aliveFor: a program that
+// reads what is lost, in strict semantics, would have a disk flushed for each page.
+func (e *Engine) CheckDown(often bool) bool {
 	now := time.Now()
-	if now.UnixNano()-e.rootAlive.Load() < int64(aliveFor) {
+	if often && now.UnixNano()-e.rootAlive.Load() < int64(aliveFor) {
 		return e.outage.isOn(now)
 	}
 	err := e.askRoot()

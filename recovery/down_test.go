@@ -18,7 +18,7 @@ func TestFailuresDontFlushTheDisk(t *testing.T) {
 	_, err = unix.InotifyAddWatch(watch, r.backing, unix.IN_OPEN|unix.IN_CLOSE_NOWRITE|unix.IN_ONLYDIR)
 	r.check(err)
 	for range calls {
-		if r.engine.CheckDown() {
+		if r.engine.CheckDown(true) {
 			t.Fatal("it is down")
 		}
 	}
